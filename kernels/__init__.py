@@ -1,0 +1,64 @@
+"""Kernels: arrays in, arrays out. No torch, no files, no configuration objects; imports nothing of wmcore.
+
+A backend is a module with the functions of `Backend`. `resolve` is the one place where it is chosen.
+"""
+
+import importlib
+import os
+from typing import Protocol
+
+import numpy as np
+
+from .packing import Problem, Texts
+
+BACKENDS = ("auto", "cpu")
+
+
+class Backend(Protocol):
+    """The functions that a backend module offers. uint32 [8] secrets and seed keys are ChaCha keys."""
+
+    NAME: str
+
+    def exp_costs(self, secret: np.ndarray, tokens: np.ndarray, n: int, threads: int) -> np.ndarray:
+        """Costs of tokens (int64 [U]) at key rows 0 .. n - 1: int32 [U, n]."""
+
+    def exp_table(self, secret: np.ndarray, vocab_size: int, n: int, threads: int) -> np.ndarray:
+        """Costs of every token: int32 [>= vocab_size, >= n]."""
+
+    def observe(
+        self, problem: Problem, texts: Texts, costs: np.ndarray, source: np.ndarray, threads: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(value, block, tau) of each text: int32, int64, int64 [N].
+
+        costs: int32 [R, >= n]; source: int64 [sum U], the row of costs of each distinct token of each text.
+        """
+
+    def hits(
+        self,
+        problem: Problem,
+        texts: Texts,
+        value: np.ndarray,
+        active: np.ndarray,
+        limit: np.ndarray,
+        seed_key: np.ndarray,
+        first: int,
+        last: int,
+        threads: int,
+    ) -> np.ndarray:
+        """uint8 [N, last - first]: 1 where the statistic of resample first + t is <= value (int32 [N]).
+
+        active: int64 [A], the texts to look at (other rows stay 0); limit: int64 [N], the number of hits after
+        which the rest of a text's row does not matter; first, last: multiples of 32.
+        """
+
+
+def resolve(name: str = "auto") -> Backend:
+    """The backend called `name`, or what WMCORE_BACKEND says where `name` is "auto".
+
+    Raises ValueError for an unknown name. A named backend works or raises with the real cause.
+    """
+    if name == "auto":
+        name = os.environ.get("WMCORE_BACKEND", "auto")
+    if name not in BACKENDS:
+        raise ValueError(f"backend {name!r} is not known: use one of {', '.join(BACKENDS)}")
+    return importlib.import_module(".cpu", __name__)  # type: ignore[return-value]

@@ -1,0 +1,146 @@
+"""The CPU backend: Numba kernels on a thread pool. See `kernels.Backend` for what each function does."""
+
+import numpy as np
+
+from ..packing import Problem, Texts
+from . import costs as _costs
+from . import null as _null
+from .threads import run, slices
+
+NAME = "cpu"
+
+
+def exp_costs(secret: np.ndarray, tokens: np.ndarray, n: int, threads: int) -> np.ndarray:
+    out = np.empty((len(tokens), n + 16), np.int32)
+    jobs = [(secret, tokens[a:b], n, 0, out[a:b]) for a, b in slices(len(tokens), threads)]
+    run(_costs.exp_costs, jobs, threads)
+    return out[:, :n]
+
+
+def exp_table(secret: np.ndarray, vocab_size: int, n: int, threads: int) -> np.ndarray:
+    chunks = (vocab_size + 255) // 256
+    out = np.empty((256 * chunks, 16 * ((n + 15) // 16)), np.int32)
+    jobs = [(secret, 256 * a, 256 * b, out) for a, b in slices(chunks, 4 * threads)]
+    run(_costs.exp_table, jobs, threads)
+    return out
+
+
+def observe(
+    problem: Problem, texts: Texts, costs: np.ndarray, source: np.ndarray, threads: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    value = np.empty(len(texts), np.int32)
+    block = np.empty(len(texts), np.int64)
+    tau = np.empty(len(texts), np.int64)
+    edits = _edits(problem, texts)
+    jobs = [
+        (
+            costs,
+            source,
+            edits,
+            problem.n,
+            problem.gamma,
+            np.arange(a, b),
+            texts.inverse,
+            texts.offsets,
+            texts.distinct_offsets,
+            texts.k,
+            value,
+            block,
+            tau,
+        )
+        for a, b in slices(len(texts), 8 * threads)
+    ]
+    run(_null.observe, jobs, threads)
+    return value, block, tau
+
+
+def hits(
+    problem: Problem,
+    texts: Texts,
+    value: np.ndarray,
+    active: np.ndarray,
+    limit: np.ndarray,
+    seed_key: np.ndarray,
+    first: int,
+    last: int,
+    threads: int,
+) -> np.ndarray:
+    groups = (last - first) // 32
+    out = np.zeros((len(texts), last - first), np.uint8)
+    open_masks = np.full((len(texts), groups), 0xFFFFFFFF, np.uint32)
+    edits = _edits(problem, texts)
+    rows = texts.rows
+    shifts = np.array([problem.shift(k) for k in texts.k])
+    blocks = np.diff(texts.offsets) - texts.k + 1
+    # Sliding sums decide a plain alignment of many blocks faster than bounds that slide nothing.
+    bounded = edits | (blocks * texts.k <= 8 * (blocks + texts.k))
+    scheme = (problem.n, problem.gamma, problem.vocab_size, problem.denominator)
+
+    jobs = []
+    for shift in np.unique(shifts[active]):
+        for with_edits in (True, False):
+            members = active[
+                (shifts[active] == shift) & bounded[active] & (edits[active] == with_edits)
+            ]
+            if not len(members):
+                continue
+            # What has to be exceeded: E + gamma k (see `bound.edit_bound`), in units of 2**shift.
+            level = value.astype(np.int64) + (problem.gamma * texts.k if with_edits else 0)
+            drift = np.rint(-level / texts.k / 2.0**shift).astype(np.int64)
+            threshold = (level >> shift) + drift * texts.k
+            for a, b in slices(groups, 4 * threads):
+                jobs.append(
+                    (
+                        seed_key,
+                        problem.its,
+                        with_edits,
+                        *scheme,
+                        int(shift),
+                        first // 32 + a,
+                        first // 32 + b,
+                        first // 32,
+                        texts.inverse,
+                        texts.offsets,
+                        rows,
+                        texts.k,
+                        threshold,
+                        drift,
+                        members,
+                        open_masks,
+                    )
+                )
+    run(_null.bound_groups, jobs, threads)
+
+    jobs = []
+    for with_edits in (True, False):
+        members = active[(edits[active] == with_edits) & open_masks[active].any(axis=1)]
+        # A text in one piece can stop at its limit; few texts are cut up so that every thread has work.
+        pieces = slices(groups, 1 if len(members) >= 4 * threads else 4 * threads)
+        work = np.array([(a, g, h) for g, h in pieces for a in members], np.int64).reshape(-1, 3)
+        for a, b in slices(len(work), 16 * threads):
+            jobs.append(
+                (
+                    seed_key,
+                    problem.its,
+                    with_edits,
+                    *scheme,
+                    work[a:b],
+                    first // 32,
+                    open_masks,
+                    texts.inverse,
+                    texts.offsets,
+                    rows,
+                    texts.k,
+                    value,
+                    limit,
+                    out,
+                )
+            )
+    run(_null.decide_groups, jobs, threads)
+    return out
+
+
+def _edits(problem: Problem, texts: Texts) -> np.ndarray:
+    """Which texts need an edit alignment (a gap cost can be so large that no gap is ever used): bool [N]."""
+    useless = np.array([problem.gaps_useless(int(k)) for k in texts.k], bool)
+    return ~useless if problem.edits else np.zeros(len(texts), bool)

@@ -1,0 +1,131 @@
+"""Edit alignment of a text block with key windows, independent alignments in SIMD lanes.
+
+The recurrence (paper, Definition 4 and section 2.3) for one window is
+
+    D[i, j] = min(min(D[i-1, j], D[i, j-1]) + gamma, D[i-1, j-1] + cost[i, j]),  D[i, 0] = i gamma,  D[0, j] = j gamma.
+
+With E[i, j] = D[i, j] - gamma (i + j) the gap cost moves into the match: E = min(up, left, diagonal + cost - 2 gamma)
+with a border of zeros. Every matrix of costs below already has 2 gamma taken off, so the kernel needs three
+operations a cell whatever gamma is, and D[k, L] = E[k, L] + gamma (k + L).
+
+Costs are addressed as costs[row * row_stride + offset(p)], p = start, start + 1, ...: the position along the key,
+offset(p) = (p // period) * period_stride + (p % period) * column_stride. With one key, period = n and
+column_stride = 1: lanes are neighbouring windows. In the interleaved copy (`interleave`), lanes are windows (or
+super-windows) that lie `period` apart.
+"""
+
+from numba import njit
+
+from .simd import load_i32, minimum, splat_i32, store, transpose_16
+
+
+@njit(nogil=True)
+def edit_lanes(
+    costs, row_stride, column_stride, period, period_stride, start, inverse, first, k, length, row
+):
+    """E[k, 1 .. length] of sixteen alignments, in row (int32, >= 16 * (length + 1), scratch and border).
+
+    inverse[first : first + k]: which row of costs each token of the block has. On entry row[0 .. length] holds
+    E[0, .]; on return E[k, .].
+    """
+    zero = splat_i32(0)
+    i = 0
+    while i < k:
+        four = i + 4 <= k
+        r0 = inverse[first + i] * row_stride
+        r1 = inverse[first + i + 1] * row_stride if four else 0
+        r2 = inverse[first + i + 2] * row_stride if four else 0
+        r3 = inverse[first + i + 3] * row_stride if four else 0
+        diagonal = load_i32(row, 0)
+        store(row, 0, zero)
+        left0, left1, left2, left3 = zero, zero, zero, zero
+        j = 1
+        p = start % period
+        base = (start // period) * period_stride
+        while j <= length:
+            run = min(length - j + 1, period - p)
+            offset = base + p * column_stride
+            if four:
+                for s in range(j, j + run):  # hot loop
+                    up = load_i32(row, s * 16)
+                    new0 = minimum(minimum(diagonal + load_i32(costs, r0 + offset), left0), up)
+                    new1 = minimum(minimum(left0 + load_i32(costs, r1 + offset), left1), new0)
+                    new2 = minimum(minimum(left1 + load_i32(costs, r2 + offset), left2), new1)
+                    new3 = minimum(minimum(left2 + load_i32(costs, r3 + offset), left3), new2)
+                    store(row, s * 16, new3)
+                    diagonal, left0, left1, left2, left3 = up, new0, new1, new2, new3
+                    offset += column_stride
+            else:
+                for s in range(j, j + run):
+                    up = load_i32(row, s * 16)
+                    left0 = minimum(minimum(diagonal + load_i32(costs, r0 + offset), left0), up)
+                    store(row, s * 16, left0)
+                    diagonal = up
+                    offset += column_stride
+            j += run
+            p = 0
+            base += period_stride
+        i += 4 if four else 1
+
+
+@njit(nogil=True)
+def edit_windows(costs, width, n, inverse, first, k, tau, row):
+    """E[k, k] of the windows tau .. tau + 15 (int32, first 16 of row). costs: int32 [U, width], rows wrapped."""
+    zero = splat_i32(0)
+    for j in range(k + 1):
+        store(row, j * 16, zero)
+    edit_lanes(costs, width, 1, n, 0, tau, inverse, first, k, k, row)
+    store(row, 0, load_i32(row, k * 16))
+
+
+@njit(nogil=True)
+def interleaved_lanes(span, length):
+    """How many lanes `interleave` keeps: 16 and those that `length` steps run into, a multiple of 16."""
+    return 16 * (2 + (length - 1) // span // 16)
+
+
+@njit(nogil=True)
+def interleave(costs, n, lo, span, lanes, offsets, out):
+    """out[i, s, e] = costs[i, (lo + e * span + s) mod n]: lane e holds the keys from lo + e * span on.
+
+    costs: int32 [U, width], rows wrapped; out: flat int32, >= (U * span + 16) * lanes; offsets: int64 [16], scratch.
+    """
+    flat = costs.reshape(-1)
+    width = costs.shape[1]
+    for i in range(costs.shape[0]):
+        for s in range(
+            0, span, 16
+        ):  # 16 columns at a time: what is past the span is overwritten later
+            for e in range(0, lanes, 16):
+                for r in range(16):
+                    offsets[r] = i * width + (lo + (e + r) * span + s) % n
+                transpose_16(flat, offsets, out, (i * span + s) * lanes + e, lanes)
+
+
+@njit(nogil=True)
+def edit_bounds(interleaved, lanes, span, inverse, first, k, gamma, row):
+    """Lower bounds of E[k, k] over sixteen super-windows of `span` neighbouring windows each (first 16 of row).
+
+    One alignment with free ends in the key: it may start and stop anywhere in the span + k - 1 rows that the
+    windows of a super-window cover, so it is at most the least of theirs.
+    """
+    length = span + k - 1
+    for j in range(length + 1):
+        store(row, j * 16, splat_i32(-gamma * j))
+    edit_lanes(interleaved, span * lanes, lanes, span, 1, 0, inverse, first, k, length, row)
+    best = load_i32(row, length * 16) + splat_i32(gamma * (length - k))
+    if gamma > 0:
+        for j in range(length):
+            best = minimum(best, load_i32(row, j * 16) + splat_i32(gamma * (j - k)))
+    store(row, 0, best)
+
+
+@njit(nogil=True, cache=True)
+def edit_all(costs, n, inverse, k, row, out):
+    """out[b, tau] = E[k, k] of block b with window tau: all of them, int32 [m - k + 1, n]. Nothing is skipped."""
+    flat = costs.reshape(-1)
+    for b in range(inverse.size - k + 1):
+        for tau in range(0, n, 16):
+            edit_windows(flat, costs.shape[1], n, inverse, b, k, tau, row)
+            for lane in range(min(16, n - tau)):
+                out[b, tau + lane] = row[lane]

@@ -1,0 +1,108 @@
+"""The test statistic of one key by branch and bound: the least edit alignment over all blocks and key windows.
+
+Windows form a tree: a node splits into sixteen neighbouring super-windows, bounded together (one in each lane,
+`edit_bounds`), down to leaves of at most sixteen windows, aligned exactly (`edit_windows`). A node is skipped
+only if its bound exceeds the best value so far, so the result is the one that brute force gives.
+"""
+
+import numpy as np
+from numba import njit
+
+from .edit import edit_bounds, edit_windows, interleave, interleaved_lanes
+
+NOTHING = np.int32(2**31 - 1)
+"""A value that no alignment reaches."""
+
+
+@njit(nogil=True)
+def edit_scratch(n_rows, n, k):
+    """Scratch arrays for `edit_search` on cost matrices of at most n_rows rows."""
+    span = n
+    size = 16
+    row = 16 * (k + 1)
+    while span > 16:
+        span = (span + 15) // 16
+        length = span + k - 1
+        size += (n_rows * span + 16) * interleaved_lanes(span, length)
+        row = max(row, 16 * (length + 1))
+    return (
+        np.empty(row, np.int32),
+        np.empty(size, np.int32),
+        np.empty(16, np.int64),
+        np.empty((128, 4), np.int64),
+        np.empty(8, np.int64),
+    )
+
+
+@njit(nogil=True)
+def _push_children(row, level, lo, span, end, best, stack, top):
+    """Push the children of a node that may hold a value <= best, the least bound last (to be looked at first)."""
+    base = top
+    for lane in range(16):
+        start = lo + lane * span
+        bound = row[lane]
+        if start >= end or bound > best:
+            continue
+        at = top
+        while at > base and stack[at - 1, 3] < bound:
+            for column in range(4):
+                stack[at, column] = stack[at - 1, column]
+            at -= 1
+        stack[at, 0] = level
+        stack[at, 1] = start
+        stack[at, 2] = min(start + span, end)
+        stack[at, 3] = bound
+        top += 1
+    return top
+
+
+@njit(nogil=True)
+def edit_search(costs, n, inverse, k, gamma, best, decide, scratch):
+    """(value, block, tau) of the least E[k, k] that is <= best, or (NOTHING, -1, -1).
+
+    costs: int32 [U, >= n + 16], 2 gamma taken off, rows wrapped. Among equal values the first block, then the
+    first window, wins. With decide, return at the first value <= best that is found, whichever it is.
+    """
+    row, tree, offsets, stack, built = scratch
+    flat = costs.reshape(-1)
+    value, block, tau = NOTHING, -1, -1
+    built[:] = -1
+    for b in range(inverse.size - k + 1):
+        stack[0, 0] = 0
+        stack[0, 1] = 0
+        stack[0, 2] = n
+        stack[0, 3] = -NOTHING
+        top = 1
+        while top > 0:
+            top -= 1
+            level = stack[top, 0]
+            lo = stack[top, 1]
+            end = stack[top, 2]
+            if stack[top, 3] > best:
+                continue
+            if end - lo <= 16:
+                edit_windows(flat, costs.shape[1], n, inverse, b, k, lo, row)
+                for lane in range(end - lo):
+                    found = row[lane]
+                    if (
+                        (found < value
+                        and found <= best)
+                        or (found == value and b == block and lo + lane < tau)
+                    ):
+                        value, block, tau = found, b, lo + lane
+                        best = found
+                if decide and block >= 0:
+                    return value, block, tau
+                continue
+            span, base = n, 0
+            for _ in range(level + 1):
+                if span < n:
+                    base += (costs.shape[0] * span + 16) * interleaved_lanes(span, span + k - 1)
+                span = (span + 15) // 16
+            lanes = interleaved_lanes(span, span + k - 1)
+            if built[level] != lo:
+                interleave(costs, n, lo, span, lanes, offsets, tree[base:])
+                built[level] = lo
+            edit_bounds(tree[base:], lanes, span, inverse, b, k, gamma, row)
+            top = _push_children(row, level + 1, lo, span, end, best, stack, top)
+    return value, block, tau

@@ -1,0 +1,77 @@
+"""Packaging: ``kernels/`` and ``bindings/`` become ``wmcore.kernels`` and ``wmcore.bindings``.
+
+Top-level packages of those names would collide with others (transformers imports a package
+named ``kernels`` when there is one), so the folders are mapped under ``wmcore``.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "wmcore/_version.py").read_text())[1]
+
+MAPPED = {"wmcore.kernels": "kernels", "wmcore.bindings": "bindings"}
+
+
+def packages() -> list[str]:
+    """Every package to install, under the name it is imported by."""
+    found = find_packages(str(ROOT), include=["wmcore", "wmcore.*"])
+    for name, folder in MAPPED.items():
+        found.append(name)
+        found += [f"{name}.{sub}" for sub in find_packages(str(ROOT / folder))]
+    return found
+
+
+TOKENIZER = ["transformers>=4.56,<6", "gguf>=0.17,<1"]
+GENERATE = [*TOKENIZER, "torch>=2.6,<3", "accelerate>=1.1,<2"]
+TEST = ["pytest>=8.3,<10", "pytest-timeout>=2.3,<3", "hypothesis>=6.100,<7", "scipy>=1.13,<2"]
+CHECK = ["ruff>=0.17.6,<0.18", "mypy>=2.4,<3"]
+BENCH = ["pytest>=8.3,<10", "pytest-benchmark>=5.1,<6"]
+
+setup(
+    name="wmcore",
+    version=VERSION,
+    description="Fast, exact engine for robust distortion-free watermarks of language models",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    package_dir={"wmcore": "wmcore", **MAPPED},
+    packages=packages(),
+    package_data={
+        "wmcore": ["py.typed", "data/*", "templates/*"],
+        "wmcore.kernels": ["py.typed"],
+        "wmcore.kernels.cuda": ["*.cu", "*.cuh"],
+        "wmcore.bindings": ["py.typed"],
+    },
+    include_package_data=False,
+    zip_safe=False,
+    install_requires=[
+        "numpy>=1.26,<3",
+        "numba>=0.61,<1",
+        "typer>=0.29,<1",
+        "rich>=13.7,<16",
+        "jinja2>=3.1,<4",
+    ],
+    extras_require={
+        "tokenizer": TOKENIZER,
+        "generate": GENERATE,
+        "demo": GENERATE,
+        "test": TEST,
+        "check": CHECK,
+        "bench": BENCH,
+        "dev": [*GENERATE, *TEST, *CHECK, *BENCH],
+    },
+    entry_points={"console_scripts": ["wmcore = wmcore.cli:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Typing :: Typed",
+    ],
+)

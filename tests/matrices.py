@@ -1,0 +1,29 @@
+"""Hypothesis strategies for alignment problems: small, with repeats, ties and sizes around 1, k, n and 16."""
+
+import numpy as np
+from hypothesis import strategies as st
+
+SIZES = [1, 2, 3, 15, 16, 17, 31, 32, 33, 40]
+
+
+@st.composite
+def problems(draw, max_length=24, sizes=SIZES, low=-60, high=60):
+    """(costs int32 [U, n], inverse int64 [m], k, gamma): k may exceed n, m may exceed k."""
+    n = draw(st.sampled_from(sizes))
+    m = draw(st.integers(1, max_length))
+    k = draw(st.sampled_from(sorted({1, m, max(1, m - 1), (m + 1) // 2, min(m, 4), min(m, 5)})))
+    gamma = draw(st.sampled_from([0, 1, 2, 7, 50, 1000]))
+    n_rows = draw(st.integers(1, m))
+    spread = draw(st.sampled_from([0, 1, high]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    costs = rng.integers(max(low, -spread), min(high, spread) + 1, size=(n_rows, n)).astype(
+        np.int32
+    )
+    inverse = rng.integers(0, n_rows, size=m).astype(np.int64)
+    return costs, inverse, k, gamma
+
+
+def wrapped(costs, offset=0):
+    """The matrix that kernels take: offset added, 16 columns repeated at the end."""
+    n = costs.shape[1]
+    return np.ascontiguousarray(costs[:, np.arange(n + 16) % n] + np.int32(offset))

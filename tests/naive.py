@@ -1,0 +1,184 @@
+"""Brute-force twins of the kernels: plain loops from the definitions, nothing of wmcore."""
+
+import math
+
+# ChaCha and sampling
+
+
+def chacha_block(key_words, counter, nonce0, nonce1, rounds):
+    """One ChaCha block (Bernstein 2008): 16 ints from 8 key words, a 64-bit counter, two nonces."""
+    low, high = counter & 0xFFFFFFFF, counter >> 32
+    start = [0x61707865, 0x3320646E, 0x79622D32, 0x6B206574, *map(int, key_words)]
+    start += [low, high, nonce0, nonce1]
+    x = list(start)
+
+    def rotate(value, count):
+        return ((value << count) | (value >> (32 - count))) & 0xFFFFFFFF
+
+    def quarter(a, b, c, d):
+        x[a] = (x[a] + x[b]) & 0xFFFFFFFF
+        x[d] = rotate(x[d] ^ x[a], 16)
+        x[c] = (x[c] + x[d]) & 0xFFFFFFFF
+        x[b] = rotate(x[b] ^ x[c], 12)
+        x[a] = (x[a] + x[b]) & 0xFFFFFFFF
+        x[d] = rotate(x[d] ^ x[a], 8)
+        x[c] = (x[c] + x[d]) & 0xFFFFFFFF
+        x[b] = rotate(x[b] ^ x[c], 7)
+
+    for _ in range(rounds // 2):
+        for column in range(4):
+            quarter(column, 4 + column, 8 + column, 12 + column)
+        for column in range(4):
+            quarter(column, 4 + (column + 1) % 4, 8 + (column + 2) % 4, 12 + (column + 3) % 4)
+    return [(a + b) & 0xFFFFFFFF for a, b in zip(x, start, strict=True)]
+
+
+def exp_key_word(key_words, domain, row, token):
+    """The word of (row, token): block 16 * (token // 256) + token % 16, word (token // 16) % 16."""
+    block = chacha_block(key_words, 16 * (token // 256) + token % 16, domain, row, 8)
+    return block[token // 16 % 16]
+
+
+def gumbel(word):
+    """-log(-log(u)) of u = (word + 1/2) / 2**32; log1p keeps the digits of u near 1."""
+    return -math.log(-math.log1p(-(0xFFFFFFFF - int(word) + 0.5) / 2**32))
+
+
+def exp_scores(logits, inverse_temperature, words):
+    """logit * inverse_temperature + Gumbel number per token; -inf for -inf and NaN."""
+    scores = []
+    for logit, word in zip(logits, words, strict=True):
+        allowed = not (math.isnan(logit) or logit == -math.inf)
+        scores.append(logit * inverse_temperature + gumbel(word) if allowed else -math.inf)
+    return scores
+
+
+def its_weights(logits, inverse_temperature):
+    """round(exp((logit - greatest) * inverse_temperature) * 2**30); 0 for -inf and NaN."""
+    top = max(logit for logit in logits if not math.isnan(logit))
+    weights = []
+    for logit in logits:
+        allowed = not (math.isnan(logit) or logit == -math.inf)
+        power = math.exp((logit - top) * inverse_temperature) if allowed else 0.0
+        weights.append(math.floor(power * 2**30 + 0.5))
+    return weights
+
+
+def its_token(weights, order, word):
+    """The first token in permuted order whose cumulative weight exceeds floor(u * total)."""
+    target = (2 * int(word) + 1) * sum(map(int, weights)) // 2**33
+    cumulative = 0
+    for token in order:
+        cumulative += int(weights[token])
+        if cumulative > target:
+            return int(token)
+    return -1
+
+
+# Costs
+
+
+def exp_cost_nats(word):
+    """log(1 - u), u = (word + 1/2) / 2**32."""
+    return math.log(2 * (0xFFFFFFFF - int(word)) + 1) - 33 * math.log(2)
+
+
+def its_cost_units(word, rank, denominator):
+    """abs(u - eta) in units of 2**-16: u = word >> 16, eta = rank / denominator rounded."""
+    eta = (2 * int(rank) * 65536 + denominator) // (2 * denominator) if denominator else 0
+    return abs((int(word) >> 16) - eta)
+
+
+# Alignment. costs[i][j]: token i of a text (or of its distinct tokens) at key row j; integers or floats.
+
+
+def edit_cost(costs, gamma):
+    """Levenshtein-style alignment of all rows with all columns of a matrix [k][L]."""
+    k, length = len(costs), len(costs[0])
+    d = [
+        [gamma * (i + j) if i == 0 or j == 0 else None for j in range(length + 1)]
+        for i in range(k + 1)
+    ]
+    for i in range(1, k + 1):
+        for j in range(1, length + 1):
+            d[i][j] = min(
+                d[i - 1][j] + gamma,
+                d[i][j - 1] + gamma,
+                d[i - 1][j - 1] + costs[i - 1][j - 1],
+            )
+    return d[k][length]
+
+
+def plain_cost(costs):
+    """The sum along the diagonal of a square matrix."""
+    return sum(costs[i][i] for i in range(len(costs)))
+
+
+def all_alignments(costs, inverse, k, gamma):
+    """Cost of every block with every window, [m - k + 1][n]. costs: [U][n]; gamma None: no edits."""
+    n = len(costs[0])
+    table = []
+    for first in range(len(inverse) - k + 1):
+        block = [costs[i] for i in inverse[first : first + k]]
+        windows = []
+        for tau in range(n):
+            matrix = [[row[(tau + j) % n] for j in range(k)] for row in block]
+            windows.append(plain_cost(matrix) if gamma is None else edit_cost(matrix, gamma))
+        table.append(windows)
+    return table
+
+
+def statistic(costs, inverse, k, gamma):
+    """(phi, block, tau): the least alignment, the first block and then the first window among equals."""
+    table = all_alignments(costs, inverse, k, gamma)
+    return min((v, b, tau) for b, row in enumerate(table) for tau, v in enumerate(row))
+
+
+# Resamples
+
+
+def null_word(seed_key, t, i, j, n):
+    """The 32-bit word of resample t for the i-th distinct token at key row j: two halves, two domains."""
+    run = (n + 15) // 16
+    word, block = divmod(j, run)
+    halves = []
+    for domain in (6, 7):
+        x = chacha_block(seed_key, block | i << 32, domain, t // 2, 8)[word]
+        halves.append(x >> 16 if t % 2 else x & 0xFFFF)
+    return halves[0] << 16 | halves[1]
+
+
+def null_uniform(seed_key, t, j, n):
+    """u of key row j in resample t of an its key, 16 bits."""
+    run = (n + 15) // 16
+    word, block = divmod(j, run)
+    x = chacha_block(seed_key, block, 8, t // 2, 8)[word]
+    return x >> 16 if t % 2 else x & 0xFFFF
+
+
+def null_ranks(seed_key, t, count, vocab_size):
+    """The first `count` distinct ranks of resample t of an its key."""
+    ranks = []
+    draw = 0
+    while len(ranks) < count:
+        block, word = draw // 256 * 16 + draw % 16, draw // 16 % 16
+        rank = chacha_block(seed_key, block, 9, t, 8)[word] * vocab_size >> 32
+        if rank not in ranks:
+            ranks.append(rank)
+        draw += 1
+    return ranks
+
+
+def p_value(phi, null):
+    """(1 + number of null statistics <= phi) / (T + 1)."""
+    return (1 + sum(x <= phi for x in null)) / (len(null) + 1)
+
+
+def sequential_p_value(phi, null, h):
+    """Besag and Clifford 1991: h / l at the l-th resample that brings the h-th hit; (p, resamples used)."""
+    hits = 0
+    for used, x in enumerate(null, start=1):
+        hits += x <= phi
+        if hits == h:
+            return h / used, used
+    return (1 + hits) / (len(null) + 1), len(null)

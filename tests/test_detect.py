@@ -1,0 +1,269 @@
+"""Detection end to end on token ids: the right statistic, one result per text, the same for any split."""
+
+import math
+import pickle
+
+import naive
+import numpy as np
+import pytest
+
+from wmcore import SCHEMES, Detector, Watermark, WatermarkError
+from wmcore.kernels.cpu.sample import exp_sample
+
+V = 300
+
+
+def make(scheme="exp-edit", **settings):
+    return Watermark.create(scheme, vocab_size=V, **{"key_length": 40, **settings})
+
+
+def watermarked_tokens(watermark, count, shift, temperature=1.0):
+    """Tokens drawn from a flat model with the watermark's exp key."""
+    rows = (shift + np.arange(count)) % watermark.key_length
+    out = np.empty(count, np.int64)
+    logits = np.zeros((count, watermark.vocab_size), np.float32)
+    exp_sample(logits, np.float32(1 / temperature), watermark.key.words, 1, rows, out)
+    return out
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("generator", ["torch", "mersenne"])
+@pytest.mark.parametrize("block_length", [None, 5])
+def test_the_statistic_is_the_published_formula(scheme, generator, block_length):
+    if generator == "torch":
+        pytest.importorskip("torch")
+    n, k = 12, block_length or 14
+    watermark = Watermark.published(
+        scheme,
+        seed=5,
+        generator=generator,
+        vocab_size=V,
+        key_length=n,
+        block_length=block_length,
+    )
+    text = np.random.default_rng(3).integers(0, V, size=14)
+    key = watermark.key
+    if watermark.its:
+        rank = np.argsort(key.its_order(V))
+        u = key.its_uniforms(n, V).astype(float)
+        costs = [[abs(u[j] - rank[v] / V) for j in range(n)] for v in text]
+    else:
+        xi = key.exp_table(n, V).astype(float)
+        costs = [[math.log(1 - xi[j, v]) for j in range(n)] for v in text]
+    phi, block, tau = naive.statistic(
+        costs, list(range(14)), k, watermark.gap if watermark.edits else None
+    )
+    (found,) = Detector(watermark).detect([text], resamples=1)
+    # At most k token costs, each off by half a unit (its: a whole one), and 2 k gaps by half a unit.
+    unit = watermark.problem.scale
+    rounding = k * (1.0 if watermark.its else 0.5) / unit + (k / unit if watermark.gap else 0)
+    assert found.statistic == pytest.approx(phi, abs=rounding)
+    assert (found.block, found.shift) == (block, tau)
+
+
+@pytest.mark.parametrize("scheme", ["exp", "exp-edit"])
+def test_a_watermarked_text_is_found_where_it_starts(scheme):
+    watermark = make(scheme)
+    texts = [watermarked_tokens(watermark, 35, shift) for shift in (0, 13, 39)]
+    found = Detector(watermark).detect(texts, resamples=199)
+    assert [d.p_value for d in found] == [1 / 200] * 3
+    assert [d.shift for d in found] == [0, 13, 39]
+    assert [d.hits for d in found] == [0] * 3
+    others = Detector(make(scheme)).detect(texts, resamples=199, seed=1)
+    assert min(d.p_value for d in others) > 1e-3
+
+
+def test_a_block_is_found_inside_ordinary_text():
+    watermark = make("exp", block_length=20)
+    rng = np.random.default_rng(1)
+    part = watermarked_tokens(watermark, 20, 8)
+    text = np.concatenate([rng.integers(0, V, 30), part, rng.integers(0, V, 25)])
+    (found,) = Detector(watermark).detect([text])
+    assert (found.block, found.shift, found.length) == (30, 8, 75)
+    assert found.p_value == 1 / 1000
+
+
+def test_one_bad_text_costs_nothing_else():
+    watermark = make("exp-edit", key_length=16)
+    rng = np.random.default_rng(2)
+    texts = [rng.integers(0, V, size=12) for _ in range(1000)]
+    good = Detector(watermark).detect(texts, resamples=49, seed=9)
+    texts[17], texts[500], texts[999] = [], [5, V, 7], [3]
+    found = Detector(watermark).detect(texts, resamples=49, seed=9)
+    assert len(found) == 1000
+    assert "no tokens" in found[17].error
+    assert f"token {V} at position 1 is outside the vocabulary of {V} tokens" in found[500].error
+    assert found[17].p_value is found[500].p_value is None
+    assert (found[17].length, found[500].length) == (0, 3)
+    assert found[999].error is None
+    assert 0 < found[999].p_value <= 1
+    same = [i for i in range(1000) if i not in (17, 500, 999)]
+    assert [found[i] for i in same] == [good[i] for i in same]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ([1.5, 2.0], "integers are needed"),
+        ([[1, 2], [3, 4]], "2 dimensions"),
+        ([-1], "token -1 at position 0"),
+        ([2**70], "not a sequence of token ids"),
+        (["a"], "integers are needed"),
+        (None, "not a sequence of token ids"),
+        (5, "0 dimensions"),
+        ("words", "give the Detector a tokenizer"),
+        ([True, False], "integers are needed"),
+        (np.array([2**63 + 1], np.uint64), "64 bits"),
+    ],
+)
+def test_what_is_said_of_a_bad_text(text, message):
+    found, fine = Detector(make()).detect([text, [1, 2]], resamples=9)
+    assert message in found.error
+    assert found.p_value is None
+    assert fine.error is None
+
+
+def test_a_text_shorter_than_the_block():
+    found, fine = Detector(make(block_length=4)).detect([[1, 2, 3], [1, 2, 3, 4]], resamples=9)
+    assert found.error.startswith("block_length 4 exceeds the text's 3 tokens")
+    assert fine.error is None
+
+
+def test_a_text_longer_than_can_be_aligned_at_once():
+    found, fine = Detector(make("exp")).detect(
+        [np.zeros(8193, int), np.zeros(8192, int)], resamples=1
+    )
+    assert "8193 tokens exceeds the limit of 8192" in found.error
+    assert fine.error is None
+
+
+def test_a_gap_that_could_overflow_is_refused_for_that_text_only():
+    found, fine = Detector(make(gap=1500.0)).detect([np.arange(200), np.arange(20)], resamples=9)
+    assert "gap 1500 exceeds" in found.error
+    assert fine.error is None
+
+
+def test_texts_of_every_kind():
+    torch = pytest.importorskip("torch")
+    detector = Detector(make())
+    tokens = [3, 1, 4, 1, 5, 9, 2, 6]
+    kinds = [
+        tokens,
+        tuple(tokens),
+        np.array(tokens, np.uint16),
+        np.array(tokens * 2)[::2] * 0 + np.array(tokens),
+        torch.tensor(tokens),
+        torch.tensor(tokens, dtype=torch.int32),
+    ]
+    found = detector.detect(kinds, seed=4)
+    assert len({(d.p_value, d.statistic) for d in found}) == 1
+    assert found == detector.detect(torch.tensor([tokens] * 6), seed=4)
+
+
+def test_strings_need_the_right_tokenizer():
+    class Letters:
+        def __len__(self):
+            return 26
+
+        def __call__(self, text, add_special_tokens):
+            assert not add_special_tokens
+            return {"input_ids": [ord(c) - 97 for c in text]}
+
+    watermark = Watermark.create("exp", vocab_size=26, key_length=8)
+    by_text, by_ids = Detector(watermark, tokenizer=Letters()).detect(
+        ["abca", [0, 1, 2, 0]], seed=1
+    )
+    assert by_text == by_ids
+    small = Watermark.create("exp", vocab_size=25, key_length=8)
+    with pytest.raises(WatermarkError, match="the tokenizer has 26 tokens, but the watermark"):
+        Detector(small, tokenizer=Letters())
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_threads_batches_and_order_do_not_matter(scheme):
+    watermark = make(scheme)
+    rng = np.random.default_rng(5)
+    texts = [rng.integers(0, V, size=m) for m in rng.integers(1, 60, size=30)]
+    whole = Detector(watermark, threads=2).detect(texts, seed=6, resamples=299)
+    assert Detector(watermark, threads=1).detect(texts, seed=6, resamples=299) == whole
+    assert Detector(watermark, threads=5).detect(texts[::-1], seed=6, resamples=299) == whole[::-1]
+    one_by_one = [Detector(watermark).detect([t], seed=6, resamples=299)[0] for t in texts]
+    assert one_by_one == whole
+
+
+def test_resamples_depend_on_the_seed_only():
+    detector = Detector(make())
+    texts = [np.arange(20)]
+    few, many = (
+        detector.detect(texts, seed=1, resamples=t, stop_after=None)[0] for t in (320, 960)
+    )
+    again = detector.detect(texts, seed=1, resamples=320, stop_after=None)[0]
+    assert few == again
+    assert few.hits <= many.hits
+    assert few.p_value == (1 + few.hits) / 321
+    p = {detector.detect(texts, resamples=960, stop_after=None)[0].p_value for _ in range(5)}
+    assert len(p) > 1  # no seed: fresh resamples each time
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_alignment_adds_up_to_the_statistic(scheme):
+    watermark = make(scheme, block_length=9)
+    text = np.random.default_rng(8).integers(0, V, size=15)
+    (found,) = Detector(watermark).detect([text], alignment=True, resamples=9)
+    a = found.alignment
+    assert a.positions.tolist() == list(range(found.block, found.block + 9))
+    gaps = int((a.rows < 0).sum())
+    # Two gaps (a token and a row) for each token left out; gamma is rounded to half a unit.
+    total = np.nansum(a.costs) + 2 * gaps * watermark.problem.gamma / watermark.problem.scale
+    assert total == pytest.approx(found.statistic, abs=1e-9)
+    if not watermark.edits:
+        assert a.rows.tolist() == [(found.shift + i) % 40 for i in range(9)]
+    document = found.to_dict()
+    assert len(document["alignment"]["costs"]) == 9
+    assert "alignment" not in Detector(watermark).detect([text], resamples=9)[0].to_dict()
+
+
+def test_a_detector_pickles_and_never_shows_its_secret():
+    watermark = make()
+    detector = Detector(watermark)
+    texts = [np.arange(250) % V]
+    before = detector.detect(texts, seed=3)
+    copy = pickle.loads(pickle.dumps(detector))
+    assert copy.detect(texts, seed=3) == before
+    assert len(pickle.dumps(detector)) < 2000
+    assert watermark.key.secret_hex not in repr(detector)
+    assert watermark.fingerprint in repr(detector)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backend": "tpu"}, "backend 'tpu' is not known"),
+        ({"threads": 0}, "threads is 0"),
+    ],
+)
+def test_bad_detector_settings(settings, message):
+    with pytest.raises(WatermarkError, match=message):
+        Detector(make(), **settings)
+    with pytest.raises(TypeError, match="must be a Watermark"):
+        Detector("watermark.json")
+
+
+@pytest.mark.parametrize("name", ["resamples", "stop_after"])
+def test_bad_detect_settings(name):
+    for value in (0, -1, 1.5, True):
+        with pytest.raises(WatermarkError, match=f"{name} is {value}"):
+            Detector(make()).detect([[1]], **{name: value})
+    with pytest.raises(TypeError, match="one string"):
+        Detector(make()).detect("text")
+
+
+def test_nothing_to_detect():
+    assert Detector(make()).detect([]) == []
+
+
+def test_the_environment_can_name_the_backend(monkeypatch):
+    monkeypatch.setenv("WMCORE_BACKEND", "nonsense")
+    with pytest.raises(WatermarkError, match="backend 'nonsense' is not known"):
+        Detector(make())
+    assert Detector(make(), backend="cpu").detect([[1]], resamples=1)[0].backend == "cpu"

@@ -1,0 +1,161 @@
+"""p-values: the definitions, and uniformity over keys with bounds from theory."""
+
+import math
+
+import naive
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from wmcore import SCHEMES, Detector, Watermark
+from wmcore.kernels.packing import Problem, pack
+from wmcore.significance import permutation_test, seed_key
+
+PROBLEM = Problem(its=False, edits=False, n=4, gamma=0, vocab_size=9, denominator=8)
+
+
+class Scripted:
+    """A backend whose resampled statistics are given: row a of `null` is text a's."""
+
+    NAME = "scripted"
+
+    def __init__(self, null):
+        self.null = np.asarray(null)
+
+    def hits(self, problem, texts, value, active, limit, key, first, last, threads):
+        out = np.zeros((len(texts), last - first), np.uint8)
+        for a in active:
+            row = (self.null[a, first:last] <= value[a]).astype(np.uint8)
+            out[a, : len(row)] = row
+        return out
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    resamples=st.integers(1, 300),
+    h=st.one_of(st.none(), st.integers(1, 60)),
+    spread=st.sampled_from([1, 2, 10, 1000]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_p_values_equal_the_definitions(resamples, h, spread, seed):
+    rng = np.random.default_rng(seed)
+    null = rng.integers(0, spread, size=(5, 320))
+    value = rng.integers(-1, spread + 1, size=5)
+    texts = pack([np.arange(2)] * 5, None)
+    found = permutation_test(
+        Scripted(null), PROBLEM, texts, value, resamples=resamples, stop_after=h, seed=0, threads=1
+    )
+    for a in range(5):
+        row = null[a, :resamples].tolist()
+        if h is None:
+            expected = naive.p_value(value[a], row), resamples
+        else:
+            expected = naive.sequential_p_value(value[a], row, h)
+        assert (found.p_value[a], found.resamples[a]) == expected
+
+
+def test_seeds():
+    assert (seed_key(1) == seed_key(1)).all()
+    assert (seed_key(1) != seed_key(2)).any()
+    assert (seed_key(None) != seed_key(None)).any()
+    assert seed_key(0).shape == (8,)
+
+
+def zipf_text(rng, length, vocab_size):
+    """A text with the repetitions of real ones: token frequencies fall as 1 / rank."""
+    weights = 1 / np.arange(1, vocab_size + 1)
+    return rng.choice(vocab_size, size=length, p=weights / weights.sum())
+
+
+# 2,000 null texts a scheme, each with its own key: under one key, texts that share tokens have dependent p-values.
+COUNT = 2000
+# Each bound below is broken with probability at most this, if p-values are uniform on {1 .. T + 1} / (T + 1).
+ALPHA = 1e-6
+
+
+@pytest.mark.parametrize("block_length", [None, 8])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_p_values_are_uniform_over_keys(scheme, block_length):
+    rng = np.random.default_rng(11)
+    resamples = 199
+    p = np.empty(COUNT)
+    for i in range(COUNT):
+        watermark = Watermark.create(
+            scheme, vocab_size=500, key_length=24, block_length=block_length
+        )
+        text = zipf_text(rng, rng.integers(8, 30), 500)
+        detector = Detector(watermark, threads=1)
+        (found,) = detector.detect([text], resamples=resamples, stop_after=None)
+        p[i] = found.p_value
+    # Kolmogorov-Smirnov against the uniform law on the grid, with the bound of Dvoretzky, Kiefer, Wolfowitz
+    # and Massart, which holds for any law: P(D > d) <= 2 exp(-2 N d^2).
+    grid = np.arange(1, resamples + 2) / (resamples + 1)
+    distance = np.abs(np.searchsorted(np.sort(p), grid, side="right") / COUNT - grid).max()
+    assert distance <= math.sqrt(math.log(2 / ALPHA) / (2 * COUNT))
+    for level in (0.01, 0.05):
+        below = int((p <= level).sum())  # binomial(COUNT, level): level is on the grid
+        low, high = stats.binom.ppf([ALPHA / 2, 1 - ALPHA / 2], COUNT, level)
+        assert low <= below <= high
+
+
+@pytest.mark.parametrize("scheme", ["exp-edit", "its"])
+def test_early_stopping_keeps_p_values_uniform(scheme):
+    rng = np.random.default_rng(12)
+    resamples, h = 199, 10
+    p = np.empty(COUNT)
+    used = np.empty(COUNT)
+    for i in range(COUNT):
+        watermark = Watermark.create(scheme, vocab_size=500, key_length=24)
+        text = zipf_text(rng, 16, 500)
+        (found,) = Detector(watermark, threads=1).detect([text], resamples=resamples, stop_after=h)
+        p[i], used[i] = found.p_value, found.resamples
+    # P(p <= h / l) = h / l for l = h .. T, and P(p <= i / (T + 1)) = i / (T + 1) for i <= h
+    # (ties of the discrete statistic can only make it less; here they are rare).
+    levels = np.concatenate(
+        [h / np.arange(h, resamples + 1), np.arange(1, h + 1) / (resamples + 1)]
+    )
+    levels = np.unique(levels)
+    distance = np.abs(
+        np.searchsorted(np.sort(p), levels * (1 + 1e-12), side="right") / COUNT - levels
+    )
+    assert distance.max() <= math.sqrt(math.log(2 / ALPHA) / (2 * COUNT))
+    # Most texts stop early: E[min(T, first l)] is about h (1 + log(T / h)) for uniform p.
+    assert used.mean() < 1.3 * h * (1 + math.log(resamples / h))
+
+
+def test_all_equal_costs_give_p_one():
+    # One token repeated, key length 1: every window is the same alignment, yet keys differ; with a vocabulary
+    # of one token its costs are all equal, and every resample ties with the key.
+    watermark = Watermark.create("its", vocab_size=1, key_length=1)
+    text = np.zeros(3, int)
+    u = watermark.key.its_words(1, 1)[0] >> 16
+    (found,) = Detector(watermark).detect([text], resamples=400, stop_after=None, seed=1)
+    assert found.statistic == 3 * u / 65536
+    null = [3 * naive.null_uniform(seed_key(1), t, 0, 1) for t in range(400)]
+    assert found.p_value == naive.p_value(3 * int(u), null)
+
+
+def test_power_rises_with_length():
+    # A watermark of weak tokens: each is, with probability 0.5, the one of three with the best key number.
+    rng = np.random.default_rng(13)
+    powers = []
+    for length in (10, 40, 160):
+        count = 0
+        for _ in range(60):
+            watermark = Watermark.create("exp", vocab_size=300, key_length=160)
+            detector = Detector(watermark, threads=1)
+            costs, rows = detector._costs.costs(np.arange(300), detector._backend, 1)
+            start = rng.integers(160)
+            text = rng.integers(0, 300, size=(length, 3))
+            at = (start + np.arange(length)) % 160
+            best = costs[rows[text], at[:, None]].argmin(axis=1)
+            chosen = np.where(rng.random(length) < 0.5, best, 0)
+            (found,) = detector.detect([text[np.arange(length), chosen]], resamples=199)
+            count += found.p_value <= 0.01
+        powers.append(count / 60)
+    # Standard error at most 0.065: the ends differ by more than eight of them.
+    assert powers[0] <= powers[1] + 0.2
+    assert powers[1] <= powers[2] + 0.2
+    assert powers[2] - powers[0] > 0.5

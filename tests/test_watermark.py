@@ -1,0 +1,180 @@
+"""The object a user keeps and its file."""
+
+import json
+import os
+import stat
+import warnings
+
+import pytest
+
+from wmcore import SCHEMES, Key, PublishedKey, Watermark, WatermarkError
+
+
+def make(**changes):
+    settings = {"scheme": "exp-edit", "vocab_size": 1000, **changes}
+    return Watermark.create(settings.pop("scheme"), **settings)
+
+
+def test_defaults():
+    assert [make(scheme=s).gap for s in SCHEMES] == [0.0, 0.0, 0.0, 0.4]
+    watermark = make()
+    assert (watermark.key_length, watermark.block_length) == (256, None)
+    assert isinstance(watermark.key, Key)
+    assert make().key != make().key
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"scheme": "gumbel"},
+            "scheme 'gumbel' is not known: use one of exp, exp-edit, its, its-edit",
+        ),
+        ({"vocab_size": 0}, "vocab_size is 0, but must lie between 1 and"),
+        ({"vocab_size": 2.5}, "vocab_size is 2.5, but must be a whole number"),
+        ({"key_length": -1}, "key_length is -1"),
+        ({"block_length": 0}, "block_length is 0"),
+        ({"block_length": 8193}, "block_length is 8193, but must lie between 1 and 8192"),
+        ({"gap": -0.1}, "gap is -0.1, but must be a number of at least 0"),
+        ({"gap": float("nan")}, "gap is nan"),
+        ({"scheme": "its", "gap": 0.4}, "scheme 'its' has no edits"),
+        ({"key": "secret"}, "key is a str"),
+        ({"tokenizer": 3}, "tokenizer is a int"),
+    ],
+)
+def test_bad_settings_are_explained(changes, message):
+    with pytest.raises(WatermarkError, match=message) as error:
+        make(**changes)
+    assert "{" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "watermark",
+    [
+        make(),
+        make(scheme="its-edit", gap=0.25, block_length=20, key_length=64, tokenizer="smollm2"),
+        Watermark.published("exp", seed=42, generator="mersenne", vocab_size=500),
+        Watermark.published("its", seed=7, generator="torch", vocab_size=500),
+    ],
+)
+def test_a_file_holds_everything(tmp_path, watermark):
+    path = tmp_path / "watermark.json"
+    watermark.save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Watermark.load(path) == watermark
+    document = json.loads(path.read_text())
+    assert document["format"] == "wmcore.watermark"
+    assert document["version"] == 1
+    assert os.listdir(tmp_path) == ["watermark.json"]
+
+
+def test_saving_over_a_file_keeps_it_private(tmp_path):
+    path = tmp_path / "watermark.json"
+    path.write_text("old")
+    path.chmod(0o644)
+    make().save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_file_that_cannot_be_written(tmp_path):
+    with pytest.raises(WatermarkError, match="cannot be written"):
+        make().save(tmp_path / "no" / "watermark.json")
+
+
+def test_the_secret_can_stay_in_the_environment(tmp_path, monkeypatch):
+    watermark, path = make(), tmp_path / "watermark.json"
+    watermark.save(path, key_from_env="WMCORE_TEST_SECRET")
+    assert watermark.key.secret_hex not in path.read_text()
+    monkeypatch.delenv("WMCORE_TEST_SECRET", raising=False)
+    with pytest.raises(WatermarkError, match="WMCORE_TEST_SECRET, which is not set"):
+        Watermark.load(path)
+    monkeypatch.setenv("WMCORE_TEST_SECRET", Key.generate().secret_hex)
+    with pytest.raises(WatermarkError, match="set the right secret"):
+        Watermark.load(path)
+    monkeypatch.setenv("WMCORE_TEST_SECRET", "not hexadecimal")
+    with pytest.raises(WatermarkError, match="64 hexadecimal digits") as error:
+        Watermark.load(path)
+    assert "not hexadecimal:" not in str(error.value)
+    monkeypatch.setenv("WMCORE_TEST_SECRET", watermark.key.secret_hex)
+    assert Watermark.load(path) == watermark
+
+
+def test_a_published_key_has_no_secret_to_leave_out(tmp_path):
+    watermark = Watermark.published("exp", seed=1, generator="torch", vocab_size=10)
+    with pytest.raises(WatermarkError, match="leave key_from_env out"):
+        watermark.save(tmp_path / "watermark.json", key_from_env="NAME")
+
+
+def test_a_file_that_others_can_read_is_reported(tmp_path):
+    path = tmp_path / "watermark.json"
+    make().save(path)
+    path.chmod(0o644)
+    with pytest.warns(UserWarning, match="can be read by other users: run chmod 600"):
+        Watermark.load(path)
+
+
+def damaged(path, change):
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(version=0), "has version 0, but this wmcore reads version 1"),
+        (lambda d: d.update(version=2), "has version 2"),
+        (lambda d: d.update(format="other"), "not a watermark file"),
+        (lambda d: d.pop("scheme"), "field 'scheme' is missing"),
+        (lambda d: d.pop("key"), "field 'key' is missing"),
+        (lambda d: d.update(key=3), "missing or of the wrong type"),
+        (lambda d: d["key"].update(kind="rsa"), "kind 'rsa'"),
+        (lambda d: d["key"].update(secret="12"), "needs exactly 32|64 hexadecimal"),
+        (lambda d: d["key"].update(secret=12), "64 hexadecimal digits"),
+        (lambda d: d.update(scheme="exp2"), "scheme 'exp2' is not known"),
+        (lambda d: d.update(vocab_size="many"), "vocab_size is 'many'"),
+        (lambda d: d.update(gap="wide"), "gap is 'wide'"),
+    ],
+)
+def test_damaged_files_are_explained_without_the_secret(tmp_path, change, message):
+    path = tmp_path / "watermark.json"
+    watermark = make()
+    watermark.save(path)
+    damaged(path, change)
+    with pytest.raises(WatermarkError, match=message) as error:
+        Watermark.load(path)
+    assert watermark.key.secret_hex not in str(error.value)
+    assert error.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe\x00", b"[1]", b"{", b"[" * 100_000, b"null", b"\0" * 100]
+)
+def test_files_of_another_kind(tmp_path, content):
+    path = tmp_path / "watermark.json"
+    path.write_bytes(content)
+    with pytest.raises(WatermarkError, match="not a watermark file or is corrupt"):
+        Watermark.load(path)
+
+
+def test_missing_and_huge_files(tmp_path):
+    with pytest.raises(WatermarkError, match=r"cannot be read .No such file"):
+        Watermark.load(tmp_path / "none.json")
+    with pytest.raises(WatermarkError, match=r"cannot be read .Is a directory"):
+        Watermark.load(tmp_path)
+    huge = tmp_path / "huge.json"
+    huge.write_bytes(b" " * (2 << 20))
+    with pytest.raises(WatermarkError, match="bytes, more than"):
+        Watermark.load(huge)
+
+
+def test_the_problem_in_integers():
+    problem = make(scheme="its-edit", key_length=9).problem
+    assert (problem.its, problem.edits, problem.n) == (True, True, 9)
+    assert (problem.gamma, problem.denominator) == (round(0.4 * 65536), 999)
+    published = Watermark.published("its", seed=1, generator="torch", vocab_size=1000)
+    assert published.problem.denominator == 1000
+    assert isinstance(published.key, PublishedKey)
+    assert make(gap=0.5).problem.gamma == 2048

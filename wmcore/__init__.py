@@ -1,0 +1,71 @@
+"""Watermarks for language models that leave the text's distribution unchanged, found after edits.
+
+The engine behind both sides of *Robust Distortion-free Watermarks for Language Models* (Kuditipudi,
+Thickstun, Hashimoto and Liang, arXiv 2307.15593): `generate` draws a model's tokens from a secret
+key sequence, and `Detector` aligns a text to that sequence and gives an exact p-value.
+
+Names load when first used, so ``import wmcore`` costs next to nothing.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from wmcore._version import __version__
+
+if TYPE_CHECKING:
+    from wmcore.detect import Detection, Detector
+    from wmcore.errors import WatermarkError
+    from wmcore.generate import Generation, generate
+    from wmcore.key import Key, PublishedKey
+    from wmcore.watermark import SCHEMES, Watermark
+
+_HOME = {
+    "Detection": "wmcore.detect",
+    "Detector": "wmcore.detect",
+    "Generation": "wmcore.generate",
+    "Key": "wmcore.key",
+    "PublishedKey": "wmcore.key",
+    "SCHEMES": "wmcore.watermark",
+    "Watermark": "wmcore.watermark",
+    "WatermarkError": "wmcore.errors",
+    "generate": "wmcore.generate",
+}
+
+__all__ = [
+    "SCHEMES",
+    "Detection",
+    "Detector",
+    "Generation",
+    "Key",
+    "PublishedKey",
+    "Watermark",
+    "WatermarkError",
+    "__version__",
+    "generate",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'wmcore' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """Keeps ``wmcore.generate`` the function when the module of that name is imported first."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _HOME and isinstance(value, ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

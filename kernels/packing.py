@@ -82,16 +82,28 @@ class Texts:
         return np.diff(self.distinct_offsets)
 
 
+def distinct_tokens(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(distinct tokens in order of first occurrence, inverse): text == distinct[inverse], both int64.
+
+    In this order a prefix of a text has a prefix of its distinct tokens, and so the same resampled keys.
+    """
+    tokens, first, inverse = np.unique(text, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return tokens[order], rank[inverse]
+
+
 def pack(texts: Sequence[np.ndarray], block_length: int | None) -> Texts:
     """Pack int64 token sequences, each of at least one token and of at least block_length."""
-    unique = [np.unique(text, return_inverse=True) for text in texts]
+    parts = [distinct_tokens(text) for text in texts]
     lengths = np.array([len(text) for text in texts], np.int64)
-    rows = np.array([len(distinct) for distinct, _ in unique], np.int64)
+    rows = np.array([len(distinct) for distinct, _ in parts], np.int64)
     k = np.full(len(texts), block_length, np.int64) if block_length else lengths
     return Texts(
-        inverse=np.concatenate([inverse for _, inverse in unique] or [[]]).astype(np.int64),
+        inverse=np.concatenate([inverse for _, inverse in parts] or [[]]).astype(np.int64),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        distinct=np.concatenate([distinct for distinct, _ in unique] or [[]]).astype(np.int64),
+        distinct=np.concatenate([distinct for distinct, _ in parts] or [[]]).astype(np.int64),
         distinct_offsets=np.concatenate([[0], np.cumsum(rows)]).astype(np.int64),
         k=k,
     )

@@ -41,10 +41,8 @@ def align_search(costs, n, inverse, k, best, decide, lanes):
                 for lane in range(count):
                     found = lanes[lane]
                     at = (start + b + lane) % n
-                    if (
-                        (found < value
-                        and found <= best)
-                        or (found == value and (b < block or (b == block and at < tau)))
+                    if (found < value and found <= best) or (
+                        found == value and (b < block or (b == block and at < tau))
                     ):
                         value, block, tau = found, b, at
                         best = found

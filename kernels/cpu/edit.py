@@ -21,12 +21,23 @@ from .simd import load_i32, minimum, splat_i32, store, transpose_16
 
 @njit(nogil=True)
 def edit_lanes(
-    costs, row_stride, column_stride, period, period_stride, start, inverse, first, k, length, row
+    costs,
+    row_stride,
+    column_stride,
+    period,
+    period_stride,
+    start,
+    inverse,
+    first,
+    k,
+    length,
+    row,
+    diagonal_out,
 ):
     """E[k, 1 .. length] of sixteen alignments, in row (int32, >= 16 * (length + 1), scratch and border).
 
     inverse[first : first + k]: which row of costs each token of the block has. On entry row[0 .. length] holds
-    E[0, .]; on return E[k, .].
+    E[0, .]; on return E[k, .]. diagonal_out: None, or int32 [16 * k] for E[i, i], i = 1 .. k (needs length >= k).
     """
     zero = splat_i32(0)
     i = 0
@@ -44,6 +55,8 @@ def edit_lanes(
         base = (start // period) * period_stride
         while j <= length:
             run = min(length - j + 1, period - p)
+            if diagonal_out is not None:  # stop at each cell of the diagonal
+                run = min(run, 1 if i < j <= i + 4 else (i + 1 - j if j <= i else run))
             offset = base + p * column_stride
             if four:
                 for s in range(j, j + run):  # hot loop
@@ -62,9 +75,20 @@ def edit_lanes(
                     store(row, s * 16, left0)
                     diagonal = up
                     offset += column_stride
+            if diagonal_out is not None:
+                if j == i + 1:
+                    store(diagonal_out, i * 16, left0)
+                elif four and j == i + 2:
+                    store(diagonal_out, (i + 1) * 16, left1)
+                elif four and j == i + 3:
+                    store(diagonal_out, (i + 2) * 16, left2)
+                elif four and j == i + 4:
+                    store(diagonal_out, (i + 3) * 16, left3)
             j += run
-            p = 0
-            base += period_stride
+            p += run
+            if p == period:
+                p = 0
+                base += period_stride
         i += 4 if four else 1
 
 
@@ -74,7 +98,7 @@ def edit_windows(costs, width, n, inverse, first, k, tau, row):
     zero = splat_i32(0)
     for j in range(k + 1):
         store(row, j * 16, zero)
-    edit_lanes(costs, width, 1, n, 0, tau, inverse, first, k, k, row)
+    edit_lanes(costs, width, 1, n, 0, tau, inverse, first, k, k, row, None)
     store(row, 0, load_i32(row, k * 16))
 
 
@@ -112,7 +136,7 @@ def edit_bounds(interleaved, lanes, span, inverse, first, k, gamma, row):
     length = span + k - 1
     for j in range(length + 1):
         store(row, j * 16, splat_i32(-gamma * j))
-    edit_lanes(interleaved, span * lanes, lanes, span, 1, 0, inverse, first, k, length, row)
+    edit_lanes(interleaved, span * lanes, lanes, span, 1, 0, inverse, first, k, length, row, None)
     best = load_i32(row, length * 16) + splat_i32(gamma * (length - k))
     if gamma > 0:
         for j in range(length):

@@ -11,7 +11,7 @@ from numba import njit
 from .align import align_search
 from .bound import align_bound, edit_bound, undecided
 from .costs import wrap
-from .resample import exp_bound_terms, exp_bounds, exp_pair, its_bounds, its_pair
+from .resample import exp_bound_terms, exp_bounds, its_bounds, make_pair, pair_scratch
 from .search import edit_scratch, edit_search
 
 
@@ -113,13 +113,8 @@ def decide_groups(
     for job in range(jobs.shape[0]):
         n_rows = max(n_rows, rows[jobs[job, 0]])
         longest = max(longest, k[jobs[job, 0]])
-    width = n + (n + 15) // 16 + 32
-    even = np.empty((n_rows, width), np.int32)
-    odd = np.empty((n_rows, width), np.int32)
+    resampled = pair_scratch(its, n_rows, n, vocab_size)
     scratch = edit_scratch(n_rows if edits else 1, n if edits else 1, longest)
-    uniforms = np.empty((2, n if its else 1), np.int32)
-    etas = np.empty(n_rows, np.int32)
-    seen = np.zeros(vocab_size + 1 if its else 1, np.int32)
     offset = -2 * gamma if edits else 0
     for job in range(jobs.shape[0]):
         a = jobs[job, 0]
@@ -129,27 +124,21 @@ def decide_groups(
             bits = (open_masks[a, pair // 16] >> (2 * (pair % 16))) & 3
             if bits == 0 or found >= limit[a]:
                 continue
-            if its:
-                its_pair(
-                    seed_key,
-                    16 * base_group + pair,
-                    rows[a],
-                    n,
-                    vocab_size,
-                    denominator,
-                    offset,
-                    seen,
-                    uniforms,
-                    etas,
-                    even,
-                    odd,
-                )
-            else:
-                exp_pair(seed_key, 16 * base_group + pair, rows[a], n, offset, even, odd)
+            both = make_pair(
+                seed_key,
+                its,
+                16 * base_group + pair,
+                rows[a],
+                n,
+                vocab_size,
+                denominator,
+                offset,
+                resampled,
+            )
             for half in range(2):
                 if not bits & (1 << half):
                     continue
-                costs = (odd if half else even)[: rows[a]]
+                costs = both[half, : rows[a]]
                 if edits:
                     block = edit_search(costs, n, text, k[a], gamma, value[a], True, scratch)[1]
                 else:
@@ -157,6 +146,39 @@ def decide_groups(
                 if block >= 0:
                     hits[a, 2 * pair + half] = 1
                     found += 1
+
+
+@njit(nogil=True, cache=True)
+def null_values(
+    seed_key,
+    its,
+    edits,
+    n,
+    gamma,
+    vocab_size,
+    denominator,
+    text,
+    n_rows,
+    k,
+    first,
+    last,
+    out,
+):
+    """out[t - first] = the statistic of one text under resample t, exactly: int32. text: inverse, int64 [m]."""
+    resampled = pair_scratch(its, n_rows, n, vocab_size)
+    scratch = edit_scratch(n_rows if edits else 1, n if edits else 1, k)
+    offset = -2 * gamma if edits else 0
+    most = np.int32(2**31 - 1)
+    for pair in range(first // 2, (last + 1) // 2):
+        both = make_pair(seed_key, its, pair, n_rows, n, vocab_size, denominator, offset, resampled)
+        for half in range(2):
+            t = 2 * pair + half
+            if first <= t < last:
+                if edits:
+                    found = edit_search(both[half], n, text, k, gamma, most, False, scratch)[0]
+                else:
+                    found = align_search(both[half], n, text, k, most, False, scratch[0])[0]
+                out[t - first] = found
 
 
 @njit(nogil=True, cache=True)

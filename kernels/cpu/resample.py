@@ -241,3 +241,38 @@ def its_pair(
             for j in range(n):
                 out[i, j] = abs(uniforms[half, j] - etas[i]) + offset
             _wrap_row(flat, i * out.shape[1], n)
+
+
+@njit(nogil=True)
+def pair_scratch(its, n_rows, n, vocab_size):
+    """Arrays for `make_pair` on at most n_rows distinct tokens; the first holds the costs."""
+    return (
+        np.empty((2, n_rows, n + (n + 15) // 16 + 32), np.int32),
+        np.empty((2, n if its else 1), np.int32),
+        np.empty(n_rows if its else 1, np.int32),
+        np.zeros(vocab_size + 1 if its else 1, np.int32),
+    )
+
+
+@njit(nogil=True)
+def make_pair(seed_key, its, pair, n_rows, n, vocab_size, denominator, offset, scratch):
+    """Costs plus offset of resamples 2 pair and 2 pair + 1: int32 [2, >= n_rows, >= n + 16], rows wrapped."""
+    both, uniforms, etas, seen = scratch
+    if its:
+        its_pair(
+            seed_key,
+            pair,
+            n_rows,
+            n,
+            vocab_size,
+            denominator,
+            offset,
+            seen,
+            uniforms,
+            etas,
+            both[0],
+            both[1],
+        )
+    else:
+        exp_pair(seed_key, pair, n_rows, n, offset, both[0], both[1])
+    return both

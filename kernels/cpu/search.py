@@ -84,10 +84,8 @@ def edit_search(costs, n, inverse, k, gamma, best, decide, scratch):
                 edit_windows(flat, costs.shape[1], n, inverse, b, k, lo, row)
                 for lane in range(end - lo):
                     found = row[lane]
-                    if (
-                        (found < value
-                        and found <= best)
-                        or (found == value and b == block and lo + lane < tau)
+                    if (found < value and found <= best) or (
+                        found == value and b == block and lo + lane < tau
                     ):
                         value, block, tau = found, b, lo + lane
                         best = found

@@ -1,0 +1,70 @@
+"""Edits of a text's tokens at a given rate, as in the experiments of arXiv 2307.15593 (section 3).
+
+Shared parameters:
+    tokens: token ids, int [m] (list or array).
+    rate: share of the m tokens, from 0 to 1; round(rate * m) places are edited.
+    vocab_size: new tokens are uniform over range(vocab_size).
+    seed: anything that ``numpy.random.default_rng`` takes; equal seeds give equal edits.
+
+All return a new array, int64. They raise `WatermarkError` for a rate or size out of range.
+
+>>> substitute([5, 5, 5, 5], 0.5, vocab_size=3, seed=1).tolist()
+[5, 2, 0, 5]
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wmcore.errors import WatermarkError
+
+Tokens = NDArray[np.int64]
+TokenIds = Sequence[int] | NDArray[Any]
+
+
+def substitute(tokens: TokenIds, rate: float, *, vocab_size: int, seed: Any) -> Tokens:
+    """Replace tokens at random places, drawn without replacement, by random tokens."""
+    text, count, rng = _prepare(tokens, rate, seed)
+    _check_vocab_size(vocab_size)
+    places = rng.choice(text.size, count, replace=False)
+    text[places] = rng.integers(vocab_size, size=count)
+    return text
+
+
+def insert(tokens: TokenIds, rate: float, *, vocab_size: int, seed: Any) -> Tokens:
+    """Insert random tokens at random places; the text grows to m + round(rate * m) tokens."""
+    text, count, rng = _prepare(tokens, rate, seed)
+    _check_vocab_size(vocab_size)
+    gaps = rng.integers(text.size + 1, size=count)
+    return np.insert(text, gaps, rng.integers(vocab_size, size=count))
+
+
+def delete(tokens: TokenIds, rate: float, *, seed: Any) -> Tokens:
+    """Delete tokens at random places; the text shrinks to m - round(rate * m) tokens."""
+    text, count, rng = _prepare(tokens, rate, seed)
+    return np.delete(text, rng.choice(text.size, count, replace=False))
+
+
+def damage(tokens: TokenIds, rate: float, *, vocab_size: int, seed: Any) -> Tokens:
+    """Substitute, then delete, then insert, each at a third of the rate."""
+    rng = np.random.default_rng(seed)
+    text = substitute(tokens, rate / 3, vocab_size=vocab_size, seed=rng)
+    text = delete(text, rate / 3, seed=rng)
+    return insert(text, rate / 3, vocab_size=vocab_size, seed=rng)
+
+
+def _prepare(tokens: TokenIds, rate: float, seed: Any) -> tuple[Tokens, int, np.random.Generator]:
+    """A copy of the tokens, the number of edits and the generator."""
+    if not 0 <= rate <= 1:
+        raise WatermarkError(f"rate {rate} is outside 0 to 1; give the share of tokens to edit")
+    text = np.array(tokens, dtype=np.int64)
+    if text.ndim != 1:
+        raise WatermarkError(f"tokens of shape {text.shape} are not one text; give a flat sequence")
+    return text, round(rate * text.size), np.random.default_rng(seed)
+
+
+def _check_vocab_size(vocab_size: int) -> None:
+    if vocab_size < 1:
+        raise WatermarkError(f"vocab_size {vocab_size} is below 1; give the number of token ids")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from wmcore.kernels import cpu
 from wmcore.kernels.cpu import align, bound, edit, resample
-from wmcore.kernels.packing import Problem, pack
+from wmcore.kernels.packing import Problem, distinct_tokens, pack
 
 SEED_KEY = np.arange(1, 9, dtype=np.uint32) * np.uint32(0x9E3779B1)
 VOCAB = 60
@@ -46,7 +46,7 @@ def pair_costs(problem, pair, n_rows, offset=0):
 
 def null_statistics(problem, text, k, count):
     """Statistics (as `observe` gives them) of resamples 0 .. count - 1: every window aligned, nothing skipped."""
-    distinct, inverse = np.unique(text, return_inverse=True)
+    distinct, inverse = distinct_tokens(text)
     values = []
     out = np.empty((len(text) - k + 1, problem.n), np.int32)
     for pair in range((count + 1) // 2):

@@ -26,11 +26,18 @@ class Backend(Protocol):
         """Costs of every token: int32 [>= vocab_size, >= n]."""
 
     def observe(
-        self, problem: Problem, texts: Texts, costs: np.ndarray, source: np.ndarray, threads: int
+        self,
+        problem: Problem,
+        texts: Texts,
+        costs: np.ndarray,
+        source: np.ndarray,
+        best: np.ndarray,
+        threads: int,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(value, block, tau) of each text: int32, int64, int64 [N].
+        """(value, block, tau) of each text: int32, int64, int64 [N]; (2**31 - 1, -1, -1) where value > best.
 
-        costs: int32 [R, >= n]; source: int64 [sum U], the row of costs of each distinct token of each text.
+        costs: int32 [R, >= n]; source: int64 [sum U], the row of costs of each distinct token of each text;
+        best: int32 [N].
         """
 
     def hits(
@@ -50,6 +57,33 @@ class Backend(Protocol):
         active: int64 [A], the texts to look at (other rows stay 0); limit: int64 [N], the number of hits after
         which the rest of a text's row does not matter; first, last: multiples of 32.
         """
+
+    def null_values(
+        self,
+        problem: Problem,
+        texts: Texts,
+        a: int,
+        seed_key: np.ndarray,
+        first: int,
+        last: int,
+        threads: int,
+    ) -> np.ndarray:
+        """The statistics of text a under resamples first .. last - 1 (first even): int32 [last - first]."""
+
+    def observe_prefixes(self, problem: Problem, texts: Texts, costs: np.ndarray) -> np.ndarray:
+        """The statistic of every prefix of the only text, aligned whole: int32 [m]. costs: int32 [U, >= n]."""
+
+    def prefix_hits(
+        self,
+        problem: Problem,
+        texts: Texts,
+        value: np.ndarray,
+        seed_key: np.ndarray,
+        first: int,
+        last: int,
+        threads: int,
+    ) -> np.ndarray:
+        """How many of the resamples first .. last - 1 fit each prefix at least as well as value: int64 [m]."""
 
 
 def resolve(name: str = "auto") -> Backend:

@@ -51,6 +51,10 @@ class Problem:
         """Whether no alignment of k tokens with k rows can gain from a gap: then it equals the plain one."""
         return 2 * self.gamma >= k * self.largest_cost
 
+    def taken_off(self, k: int) -> int:
+        """What the kernels leave out of the statistic of a block of k tokens (<= 0; see `cpu/edit.py`)."""
+        return 0 if self.gaps_useless(k) else self.offset * k
+
     def shift(self, k: int) -> int:
         """Bits that costs lose in the int16 bounds of a block of k tokens, so that they seldom saturate."""
         per_token = self.scale * (1.0 if self.its else 2.5)

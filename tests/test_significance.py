@@ -146,7 +146,7 @@ def test_power_rises_with_length():
         for _ in range(60):
             watermark = Watermark.create("exp", vocab_size=300, key_length=160)
             detector = Detector(watermark, threads=1)
-            costs, rows = detector._costs.costs(np.arange(300), detector._backend, 1)
+            costs, rows = detector.costs.costs(np.arange(300), detector.engine, 1)
             start = rng.integers(160)
             text = rng.integers(0, 300, size=(length, 3))
             at = (start + np.arange(length)) % 160

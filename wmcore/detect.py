@@ -2,17 +2,20 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wmcore.errors import WatermarkError
 from wmcore.kernels import resolve
-from wmcore.kernels.packing import block_error, pack
+from wmcore.kernels.packing import Texts, block_error, distinct_tokens, pack
 from wmcore.key import CostSource
 from wmcore.significance import STOP_AFTER, permutation_test
 from wmcore.watermark import Watermark
+
+if TYPE_CHECKING:
+    from wmcore.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,16 @@ class Alignment:
     positions: np.ndarray
     rows: np.ndarray
     costs: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Fits:
+    """Packed texts and where the key fits each best: value int32, block int64, tau int64 [N]."""
+
+    texts: Texts
+    value: np.ndarray
+    block: np.ndarray
+    tau: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,11 @@ class Detection:
         How many of them fit the text at least as well as the key.
     backend : str
         Which backend ran.
+    method : str
+        Where p comes from. "permutation": (1 + hits) / (resamples + 1), exact. "sequential": hits / resamples,
+        stopped early, exact. "calibrated": from stored statistics of other texts, approximate.
+    p_error : float or None
+        Standard error of a calibrated p from the size of its sample (the rest of its error is not in it).
     error : str or None
         Why there is no answer.
     alignment : Alignment or None
@@ -65,6 +83,8 @@ class Detection:
     resamples: int
     hits: int
     backend: str
+    method: str = "permutation"
+    p_error: float | None = None
     error: str | None = None
     alignment: Alignment | None = None
 
@@ -114,29 +134,23 @@ class Detector:
                 f"watermark is a {type(watermark).__name__}, but must be a Watermark: "
                 "use Watermark.load(path)"
             )
-        if threads is not None and (not isinstance(threads, int) or threads < 1):
-            raise WatermarkError(
-                f"threads is {threads!r}, but must be a whole number of at least 1"
-            )
         try:
-            self._backend = resolve(backend)
+            self.engine = resolve(backend)
         except ValueError as error:
             raise WatermarkError(str(error)) from None
         self.watermark = watermark
-        self.threads = threads or _available_cores()
+        self.threads = default_threads(threads)
         self.tokenizer = _tokenizer(tokenizer, watermark)
-        self._costs = CostSource(watermark.key, watermark.problem)
+        self.costs = CostSource(watermark.key, watermark.problem)
 
     def __repr__(self) -> str:
-        return (
-            f"Detector({self.watermark!r}, backend={self._backend.NAME!r}, threads={self.threads})"
-        )
+        return f"Detector({self.watermark!r}, backend={self.engine.NAME!r}, threads={self.threads})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_backend": self._backend.NAME}
+        return {**self.__dict__, "engine": self.engine.NAME}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _backend=resolve(state["_backend"]))
+        self.__dict__.update(state, engine=resolve(state["engine"]))
 
     def detect(
         self,
@@ -145,6 +159,7 @@ class Detector:
         resamples: int = 999,
         stop_after: int | None = STOP_AFTER,
         seed: int | None = None,
+        calibration: "Calibration | None" = None,
         alignment: bool = False,
     ) -> list[Detection]:
         """Test each text for the watermark (paper, Algorithm 2, with exact p-values).
@@ -161,6 +176,8 @@ class Detector:
             p = (1 + hits) / (T + 1).
         seed : int, optional
             Seed of the resampled keys (default: a fresh one). The same seed gives the same p-values.
+        calibration : Calibration, optional
+            Take p from its stored statistics instead: approximate, and much faster.
         alignment : bool
             Also report which token met which key row.
 
@@ -174,94 +191,133 @@ class Detector:
         Time: n * m additions a resample without edits; with edits, mostly about 3 n * m, since bounds decide most
         resamples at once. Memory does not depend on the number of resamples.
         """
-        _check_count("resamples", resamples, 1)
+        check_count("resamples", resamples, 1)
         if stop_after is not None:
-            _check_count("stop_after", stop_after, 1)
-        if isinstance(texts, (str, bytes)):
-            raise TypeError("texts is one string: give a list of texts, as in detect([text])")
+            check_count("stop_after", stop_after, 1)
+        if calibration is not None:
+            calibration.check(self.watermark)
+        arrays, places, failed = self.read(texts)
+        if calibration is not None:
+            arrays, places = _calibrated_only(calibration, arrays, places, failed)
         results: list[Detection | None] = [None] * len(texts)
-        arrays: list[np.ndarray] = []
-        places: list[int] = []
-        for place, text in enumerate(texts):
-            array, length, error = self._tokens(text)
-            if error is None:
-                assert array is not None
-                k = self.watermark.block_length or len(array)
-                error = block_error(self.watermark.problem, len(array), k)
-            if error is None:
-                assert array is not None
-                arrays.append(array)
-                places.append(place)
-            else:
-                results[place] = self._failed(length, error)
+        for place, (length, error) in failed.items():
+            results[place] = Detection(
+                None, None, None, None, length, 0, 0, self.engine.NAME, error=error
+            )
         if arrays:
-            found = self._detect(arrays, resamples, stop_after, seed, alignment)
-            for place, detection in zip(places, found, strict=True):
+            fits = self._fits(arrays)
+            if calibration is None:
+                found = self._permutation(fits, resamples, stop_after, seed)
+            else:
+                found = self._look_up(fits, calibration)
+            for place, array, detection in zip(places, arrays, found, strict=True):
+                if alignment:
+                    detection = replace(detection, alignment=self._alignment(array, detection))
                 results[place] = detection
         return [result for result in results if result is not None]
 
-    def _detect(
-        self,
-        arrays: list[np.ndarray],
-        resamples: int,
-        stop_after: int | None,
-        seed: int | None,
-        alignment: bool,
-    ) -> list[Detection]:
-        problem = self.watermark.problem
+    def read(
+        self, texts: Sequence[Any]
+    ) -> tuple[list[np.ndarray], list[int], dict[int, tuple[int | None, str]]]:
+        """What can be tested of a batch: (token ids of each good text, their places, {place: (length, error)})."""
+        if isinstance(texts, (str, bytes)):
+            raise TypeError("texts is one string: give a list of texts, as in detect([text])")
+        arrays: list[np.ndarray] = []
+        places: list[int] = []
+        failed: dict[int, tuple[int | None, str]] = {}
+        for place, text in enumerate(texts):
+            array, length, error = self._tokens(text)
+            if array is not None:
+                k = self.watermark.block_length or len(array)
+                error = block_error(self.watermark.problem, len(array), k)
+            if array is None or error is not None:
+                failed[place] = length, str(error)
+            else:
+                arrays.append(array)
+                places.append(place)
+        return arrays, places, failed
+
+    def _fits(self, arrays: list[np.ndarray]) -> "_Fits":
         packed = pack(arrays, self.watermark.block_length)
-        costs, source = self._costs.costs(packed.distinct, self._backend, self.threads)
-        value, block, tau = self._backend.observe(problem, packed, costs, source, self.threads)
+        costs, source = self.costs.costs(packed.distinct, self.engine, self.threads)
+        best = np.full(len(packed), 2**31 - 1, np.int32)
+        found = self.engine.observe(
+            self.watermark.problem, packed, costs, source, best, self.threads
+        )
+        return _Fits(packed, *found)
+
+    def _permutation(
+        self, fits: "_Fits", resamples: int, stop_after: int | None, seed: int | None
+    ) -> list[Detection]:
         test = permutation_test(
-            self._backend,
-            problem,
-            packed,
-            value,
+            self.engine,
+            self.watermark.problem,
+            fits.texts,
+            fits.value,
             resamples=resamples,
             stop_after=stop_after,
             seed=seed,
             threads=self.threads,
         )
+        return [
+            Detection(
+                p_value=float(test.p_value[a]),
+                **self._fit(fits, a),
+                resamples=int(test.resamples[a]),
+                hits=int(test.hits[a]),
+                method="sequential" if test.hits[a] == stop_after else "permutation",
+            )
+            for a in range(len(fits.value))
+        ]
+
+    def _look_up(self, fits: "_Fits", calibration: "Calibration") -> list[Detection]:
         detections = []
-        for a, array in enumerate(arrays):
-            k = int(packed.k[a])
-            # With edits the kernels leave out 2 gamma for each token of the block.
-            taken_off = problem.offset * k if not problem.gaps_useless(k) else 0
+        for a in range(len(fits.value)):
+            fit = self._fit(fits, a)
+            hits = calibration.hits(fit["statistic"], fit["length"])
+            p = (1 + hits) / (calibration.resamples + 1)
             detections.append(
                 Detection(
-                    p_value=float(test.p_value[a]),
-                    statistic=(int(value[a]) - taken_off) / problem.scale,
-                    shift=int(tau[a]),
-                    block=int(block[a]),
-                    length=len(array),
-                    resamples=int(test.resamples[a]),
-                    hits=int(test.hits[a]),
-                    backend=self._backend.NAME,
-                    alignment=self._alignment(array, k, int(block[a]), int(tau[a]))
-                    if alignment
-                    else None,
+                    p_value=p,
+                    **fit,
+                    resamples=calibration.resamples,
+                    hits=hits,
+                    method="calibrated",
+                    p_error=float(np.sqrt(p * (1 - p) / (calibration.resamples + 1))),
                 )
             )
         return detections
 
-    def _alignment(self, tokens: np.ndarray, k: int, block: int, tau: int) -> Alignment:
+    def _fit(self, fits: "_Fits", a: int) -> dict[str, Any]:
+        """The fields of a `Detection` that do not depend on the null."""
         problem = self.watermark.problem
-        positions = np.arange(block, block + k)
-        distinct, inverse = np.unique(tokens[positions], return_inverse=True)
-        costs, source = self._costs.costs(distinct, self._backend, self.threads)
+        taken_off = problem.taken_off(int(fits.texts.k[a]))
+        return {
+            "statistic": (int(fits.value[a]) - taken_off) / problem.scale,
+            "shift": int(fits.tau[a]),
+            "block": int(fits.block[a]),
+            "length": int(fits.texts.offsets[a + 1] - fits.texts.offsets[a]),
+            "backend": self.engine.NAME,
+        }
+
+    def _alignment(self, tokens: np.ndarray, detection: Detection) -> Alignment:
+        problem = self.watermark.problem
+        k = self.watermark.block_length or len(tokens)
+        assert detection.block is not None
+        assert detection.shift is not None
+        positions = np.arange(detection.block, detection.block + k)
+        distinct, inverse = distinct_tokens(tokens[positions])
+        costs, source = self.costs.costs(distinct, self.engine, self.threads)
         matrix = np.ascontiguousarray(costs[source][:, : problem.n])
         rows = np.empty(k, np.int64)
         if problem.edits and not problem.gaps_useless(k):
             from wmcore.kernels.cpu.path import edit_path
 
-            edit_path(matrix, inverse, 0, k, problem.n, tau, problem.gamma, rows)
+            edit_path(matrix, inverse, 0, k, problem.n, detection.shift, problem.gamma, rows)
         else:
-            rows[:] = (tau + np.arange(k)) % problem.n
+            rows[:] = (detection.shift + np.arange(k)) % problem.n
         cost = np.where(rows >= 0, matrix[inverse, rows] / problem.scale, np.nan)
         return Alignment(positions, rows, cost)
-
-    def _failed(self, length: int | None, error: str) -> Detection:
-        return Detection(None, None, None, None, length, 0, 0, self._backend.NAME, error)
 
     def _tokens(self, text: Any) -> tuple[np.ndarray | None, int | None, str | None]:
         """(token ids int64 [m], m, None), or (None, m or None, what is wrong)."""
@@ -330,12 +386,34 @@ def _tokenizer(tokenizer: Any, watermark: Watermark) -> Any:
     return tokenizer
 
 
-def _check_count(name: str, value: object, least: int) -> None:
+def _calibrated_only(
+    calibration: "Calibration",
+    arrays: list[np.ndarray],
+    places: list[int],
+    failed: dict[int, tuple[int | None, str]],
+) -> tuple[list[np.ndarray], list[int]]:
+    """The texts whose length is calibrated; the others are added to failed."""
+    keep = []
+    for i, array in enumerate(arrays):
+        error = calibration.length_error(len(array))
+        if error is None:
+            keep.append(i)
+        else:
+            failed[places[i]] = len(array), error
+    return [arrays[i] for i in keep], [places[i] for i in keep]
+
+
+def check_count(name: str, value: object, least: int) -> None:
+    """Raise WatermarkError unless value is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise WatermarkError(f"{name} is {value!r}, but must be a whole number of at least {least}")
 
 
-def _available_cores() -> int:
+def default_threads(threads: int | None) -> int:
+    """threads, checked, or the cores that this process may use."""
     from wmcore.kernels.cpu.threads import available
 
-    return available()
+    if threads is None:
+        return available()
+    check_count("threads", threads, 1)
+    return threads

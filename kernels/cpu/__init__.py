@@ -5,6 +5,7 @@ import numpy as np
 from ..packing import Problem, Texts
 from . import costs as _costs
 from . import null as _null
+from . import prefix as _prefix
 from .threads import run, slices
 
 NAME = "cpu"
@@ -26,7 +27,12 @@ def exp_table(secret: np.ndarray, vocab_size: int, n: int, threads: int) -> np.n
 
 
 def observe(
-    problem: Problem, texts: Texts, costs: np.ndarray, source: np.ndarray, threads: int
+    problem: Problem,
+    texts: Texts,
+    costs: np.ndarray,
+    source: np.ndarray,
+    best: np.ndarray,
+    threads: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     value = np.empty(len(texts), np.int32)
     block = np.empty(len(texts), np.int64)
@@ -44,6 +50,7 @@ def observe(
             texts.offsets,
             texts.distinct_offsets,
             texts.k,
+            best,
             value,
             block,
             tau,
@@ -144,3 +151,81 @@ def _edits(problem: Problem, texts: Texts) -> np.ndarray:
     """Which texts need an edit alignment (a gap cost can be so large that no gap is ever used): bool [N]."""
     useless = np.array([problem.gaps_useless(int(k)) for k in texts.k], bool)
     return ~useless if problem.edits else np.zeros(len(texts), bool)
+
+
+def null_values(
+    problem: Problem,
+    texts: Texts,
+    a: int,
+    seed_key: np.ndarray,
+    first: int,
+    last: int,
+    threads: int,
+) -> np.ndarray:
+    out = np.empty(last - first, np.int32)
+    edits = bool(_edits(problem, texts)[a])
+    inverse = texts.inverse[texts.offsets[a] : texts.offsets[a + 1]]
+    jobs = [
+        (
+            seed_key,
+            problem.its,
+            edits,
+            problem.n,
+            problem.gamma,
+            problem.vocab_size,
+            problem.denominator,
+            inverse,
+            int(texts.rows[a]),
+            int(texts.k[a]),
+            first + b,
+            first + c,
+            out[b:c],
+        )
+        for b, c in slices(last - first, 4 * threads)
+    ]
+    run(_null.null_values, jobs, threads)
+    return out
+
+
+def observe_prefixes(problem: Problem, texts: Texts, costs: np.ndarray) -> np.ndarray:
+    edits = bool(_edits(problem, texts)[0])
+    matrix = np.empty((costs.shape[0], problem.n + 16), np.int32)
+    matrix[:, : problem.n] = costs[:, : problem.n] + (problem.offset if edits else 0)
+    _costs.wrap(problem.n, matrix)
+    out = np.empty(len(texts.inverse), np.int32)
+    _prefix.observe_prefixes(matrix, edits, problem.n, texts.inverse, out)
+    return out
+
+
+def prefix_hits(
+    problem: Problem,
+    texts: Texts,
+    value: np.ndarray,
+    seed_key: np.ndarray,
+    first: int,
+    last: int,
+    threads: int,
+) -> np.ndarray:
+    edits = bool(_edits(problem, texts)[0])
+    pieces = slices((last - first + 1) // 2, 4 * threads)
+    hits = np.zeros((len(pieces), len(value)), np.int64)
+    jobs = [
+        (
+            seed_key,
+            problem.its,
+            edits,
+            problem.n,
+            problem.gamma,
+            problem.vocab_size,
+            problem.denominator,
+            texts.inverse,
+            int(texts.rows[0]),
+            value,
+            first + 2 * a,
+            min(first + 2 * b, last),
+            hits[piece],
+        )
+        for piece, (a, b) in enumerate(pieces)
+    ]
+    run(_prefix.prefix_hits, jobs, threads)
+    return hits.sum(axis=0)

@@ -193,11 +193,14 @@ def observe(
     offsets,
     distinct_offsets,
     k,
+    best,
     value,
     block,
     tau,
 ):
     """value, block, tau [a] = the statistic of each text a in texts and where it is (first block, then window).
+
+    If it exceeds best[a] (int32 [all texts]), value is 2**31 - 1, and block and tau are -1.
 
     costs: int32 [R, >= n], one key's; source: int64, the row of costs of each distinct token (packed like the
     distinct tokens); edits: bool [all texts].
@@ -209,7 +212,6 @@ def observe(
         longest = max(longest, k[a])
     matrix = np.empty((n_rows, n + 16), np.int32)
     scratch = edit_scratch(n_rows, n, longest)
-    most = np.int32(2**31 - 1)
     for a in texts:
         first = distinct_offsets[a]
         count = distinct_offsets[a + 1] - first
@@ -221,7 +223,7 @@ def observe(
         wrap(n, matrix[:count])
         text = inverse[offsets[a] : offsets[a + 1]]
         if edits[a]:
-            found = edit_search(matrix[:count], n, text, k[a], gamma, most, False, scratch)
+            found = edit_search(matrix[:count], n, text, k[a], gamma, best[a], False, scratch)
         else:
-            found = align_search(matrix[:count], n, text, k[a], most, False, scratch[0])
+            found = align_search(matrix[:count], n, text, k[a], best[a], False, scratch[0])
         value[a], block[a], tau[a] = found

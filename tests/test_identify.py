@@ -1,0 +1,89 @@
+"""One of many keys: the right one, with a p-value that stays valid."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from wmcore import SCHEMES, Detector, Key, Watermark, WatermarkError
+from wmcore.identify import identify
+
+V = 200
+
+
+def tenants(count, scheme="exp-edit", **settings):
+    root = Key.generate()
+    return [
+        Watermark.create(
+            scheme, vocab_size=V, key=root.derive(f"tenant {i}"), **{"key_length": 32, **settings}
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("block_length", [None, 7])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_best_key_is_the_one_that_single_detectors_find(scheme, block_length):
+    keys = tenants(6, scheme, block_length=block_length)
+    rng = np.random.default_rng(1)
+    texts = [rng.integers(0, V, size=m) for m in (7, 20, 33)]
+    found = identify(texts, keys, resamples=200, stop_after=None, seed=3)
+    single = [
+        Detector(key).detect(texts, resamples=200, stop_after=None, seed=3) for key in keys
+    ]
+    for a, identification in enumerate(found):
+        each = [detections[a] for detections in single]
+        best = min(range(6), key=lambda i: each[i].statistic)
+        assert identification.index == best
+        assert identification.statistic == each[best].statistic
+        assert (identification.shift, identification.block) == (each[best].shift, each[best].block)
+        assert identification.p_value == min(1, 6 * each[best].p_value)
+
+
+def test_watermarked_texts_name_their_tenant():
+    keys = tenants(100)
+    texts = []
+    for i in (0, 42, 99):
+        detector = Detector(keys[i])
+        costs, rows = detector.costs.costs(np.arange(V), detector.engine, 1)
+        texts.append(costs[rows][:, (i + np.arange(25)) % 32].argmin(axis=0))
+    found = identify([*texts, [], [V]], keys, resamples=9999)
+    assert [f.index for f in found] == [0, 42, 99, None, None]
+    assert [f.p_value for f in found[:3]] == [100 / 10_000] * 3
+    assert [f.shift for f in found[:3]] == [0, 10, 3]
+    assert "no tokens" in found[3].error
+    assert "outside the vocabulary" in found[4].error
+
+
+def test_p_values_are_valid_without_a_watermark():
+    # P(K p <= a) <= a for each level a: the counts stay below a binomial bound broken with probability 1e-6.
+    rng = np.random.default_rng(2)
+    count, keys = 400, 5
+    p = np.array(
+        [
+            identify(
+                [rng.integers(0, V, size=12)],
+                tenants(keys, "exp"),
+                resamples=499,
+                stop_after=20,
+                threads=1,
+            )[0].p_value
+            for _ in range(count)
+        ]
+    )
+    for level in (0.05, 0.2, 0.5):
+        assert (p <= level).sum() <= stats.binom.ppf(1 - 1e-6, count, level)
+    # And not needlessly large: with independent keys P(K p <= 0.2) is about 1 - (1 - 0.2 / K)^K = 0.18.
+    expected = 1 - (1 - 0.2 / keys) ** keys
+    assert (p <= 0.2).mean() >= expected - 5 * math.sqrt(expected / count)
+
+
+def test_what_cannot_be_identified_together():
+    with pytest.raises(WatermarkError, match="watermarks is empty"):
+        identify([[1]], [])
+    mixed = [*tenants(1), *tenants(1, "exp")]
+    with pytest.raises(WatermarkError, match="watermark 1 .* differs from watermark 0"):
+        identify([[1]], mixed)
+    with pytest.raises(WatermarkError, match="resamples is 0"):
+        identify([[1]], tenants(1), resamples=0)

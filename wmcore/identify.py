@@ -1,0 +1,148 @@
+"""Which of many keys, if any, is in a text: one pool of resampled keys for all of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from wmcore.detect import Detector, check_count
+from wmcore.errors import WatermarkError
+from wmcore.kernels.packing import pack
+from wmcore.significance import STOP_AFTER, permutation_test
+from wmcore.watermark import Watermark
+
+
+@dataclass(frozen=True)
+class Identification:
+    """The best of K keys for one text. Fields are None where `error` says why there is no answer.
+
+    Attributes
+    ----------
+    index : int or None
+        Which watermark fits best (the first among equals). Believe it only if p_value is small.
+    p_value : float or None
+        min(1, K p), p the permutation p-value of the best key: valid for "no key is in the text", whatever the keys.
+        The least possible is K / (T + 1).
+    statistic, shift, block, length, resamples, error
+        As in `Detection`, for the best key.
+    """
+
+    index: int | None
+    p_value: float | None
+    statistic: float | None
+    shift: int | None
+    block: int | None
+    length: int | None
+    resamples: int
+    error: str | None = None
+
+
+def identify(
+    texts: Sequence[Any],
+    watermarks: Sequence[Watermark],
+    *,
+    resamples: int = 99_999,
+    stop_after: int | None = STOP_AFTER,
+    seed: int | None = None,
+    backend: str = "auto",
+    threads: int | None = None,
+    tokenizer: Any = None,
+) -> list[Identification]:
+    """Find which of K watermarks each text carries, with p corrected for K.
+
+    The null statistics of a text do not depend on the key, only on the scheme and its sizes. So the K observed
+    statistics (each search stops at what the best key so far rules out) are compared with one pool of resamples.
+
+    Parameters
+    ----------
+    texts : sequence
+        As for `Detector.detect`.
+    watermarks : sequence of Watermark
+        Of one scheme and the same sizes; they differ in the key (see `Key.derive`).
+    resamples, stop_after, seed
+        As for `Detector.detect`; resamples must well exceed K for a small p_value to be possible.
+    backend, threads, tokenizer
+        As for `Detector`.
+
+    Returns
+    -------
+    list of Identification
+        One for each text, in order.
+
+    Raises
+    ------
+    WatermarkError
+        For no watermarks, or watermarks of different schemes or sizes.
+    """
+    check_count("resamples", resamples, 1)
+    if stop_after is not None:
+        check_count("stop_after", stop_after, 1)
+    if not watermarks:
+        raise WatermarkError("watermarks is empty: give at least one")
+    first = watermarks[0]
+    for i, other in enumerate(watermarks):
+        if (other.problem, other.block_length) != (first.problem, first.block_length):
+            raise WatermarkError(
+                f"watermark {i} ({other!r}) differs from watermark 0 ({first!r}) in more than the key: "
+                "identify watermarks of one scheme at a time"
+            )
+    detector = Detector(first, backend=backend, threads=threads, tokenizer=tokenizer)
+    arrays, places, failed = detector.read(texts)
+    results: list[Identification | None] = [None] * len(texts)
+    for place, (length, error) in failed.items():
+        results[place] = Identification(None, None, None, None, None, length, 0, error)
+    if arrays:
+        found = _identify(detector, watermarks, arrays, resamples, stop_after, seed)
+        for place, identification in zip(places, found, strict=True):
+            results[place] = identification
+    return [result for result in results if result is not None]
+
+
+def _identify(
+    detector: Detector,
+    watermarks: Sequence[Watermark],
+    arrays: list[np.ndarray],
+    resamples: int,
+    stop_after: int | None,
+    seed: int | None,
+) -> list[Identification]:
+    from wmcore.key import CostSource
+
+    problem, engine, threads = detector.watermark.problem, detector.engine, detector.threads
+    packed = pack(arrays, detector.watermark.block_length)
+    count = len(packed)
+    best = np.full(count, 2**31 - 1, np.int32)
+    index = np.zeros(count, np.int64)
+    block = np.zeros(count, np.int64)
+    tau = np.zeros(count, np.int64)
+    for i, watermark in enumerate(watermarks):
+        source = CostSource(watermark.key, problem)
+        costs, rows = source.costs(packed.distinct, engine, threads)
+        # best - 1: an equal value of a later key does not count, so ask for less than the best.
+        value, b, t = engine.observe(problem, packed, costs, rows, best - np.int32(i > 0), threads)
+        better = b >= 0
+        best[better], index[better] = value[better], i
+        block[better], tau[better] = b[better], t[better]
+    test = permutation_test(
+        engine,
+        problem,
+        packed,
+        best,
+        resamples=resamples,
+        stop_after=stop_after,
+        seed=seed,
+        threads=threads,
+    )
+    return [
+        Identification(
+            index=int(index[a]),
+            p_value=min(1.0, len(watermarks) * float(test.p_value[a])),
+            statistic=(int(best[a]) - problem.taken_off(int(packed.k[a]))) / problem.scale,
+            shift=int(tau[a]),
+            block=int(block[a]),
+            length=len(arrays[a]),
+            resamples=int(test.resamples[a]),
+        )
+        for a in range(count)
+    ]

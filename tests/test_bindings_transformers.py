@@ -1,0 +1,258 @@
+"""The transformers binding on tiny random models: same tokens as our own loop, same law, clear refusals."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from tiny import llama, padded
+from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, StoppingCriteriaList
+from transformers.generation.continuous_batching.cb_logits_processors import (
+    ContinuousBatchingLogitsProcessorList,
+)
+
+from wmcore import Detector, WatermarkError, generate
+from wmcore.bindings._require import require
+from wmcore.bindings.transformers import WatermarkConfig, WatermarkDetector
+from wmcore.key import Key
+from wmcore.watermark import Watermark
+
+VOCAB = 300
+PROMPTS = [[5, 6, 7], [9], [1, 2, 3, 4, 5, 6, 7, 8], [20, 21]]
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def watermark_of(scheme="exp", vocab_size=VOCAB, key_length=64, seed=1):
+    key = Key(bytes([seed] * 32))
+    return Watermark.create(scheme, vocab_size=vocab_size, key_length=key_length, key=key)
+
+
+def new_tokens(model, prompts, config, count, **settings):
+    inputs = padded(prompts)
+    made = model.generate(
+        **inputs,
+        do_sample=True,
+        watermarking_config=config,
+        max_new_tokens=count,
+        **{"top_k": 0, **settings},
+    )
+    return made[:, inputs["input_ids"].shape[1] :]
+
+
+@pytest.mark.parametrize("warp", [{}, {"temperature": 0.7, "top_k": 20}, {"top_p": 0.7}])
+@pytest.mark.parametrize("scheme", ["exp", "its-edit"])
+def test_tokens_are_those_of_our_own_loop(scheme, warp):
+    """Left-padded prompts of unequal length, shifts that wrap around the key."""
+    model, mark, shifts = llama(VOCAB), watermark_of(scheme, key_length=9), [0, 8, 3, 5]
+    with pytest.warns(UserWarning, match="exceeds the key length 9"):
+        made = new_tokens(model, PROMPTS, WatermarkConfig(mark, shifts), 12, **warp)
+    with pytest.warns(UserWarning, match="exceeds the key length 9"):
+        ours = generate(model, PROMPTS, mark, shifts=shifts, max_new_tokens=12, **warp)
+    assert made.tolist() == [one.tokens for one in ours]
+
+
+def test_logits_beyond_the_vocabulary_and_saved_settings():
+    model, mark = llama(VOCAB), watermark_of(vocab_size=11)
+    config = WatermarkConfig(mark, 3)
+    made = new_tokens(model, PROMPTS, config, 20)
+    assert made.max() < 11
+    ours = generate(model, PROMPTS, mark, shifts=3, max_new_tokens=20)
+    assert made.tolist() == [one.tokens for one in ours]
+    model.generation_config.watermarking_config = (
+        config  # copied by generate, never its secret written
+    )
+    again = model.generate(**padded(PROMPTS), do_sample=True, max_new_tokens=20, top_k=0)
+    assert again[:, 8:].tolist() == made.tolist()
+    for text in (repr(config), str(model.generation_config), json.dumps(dict(config))):
+        assert mark.key.secret_hex not in text
+        assert mark.fingerprint in text
+    with pytest.raises(WatermarkError, match="does not hold the watermark's key"):
+        WatermarkConfig.from_dict(config.to_dict())
+
+
+@pytest.mark.parametrize("scheme", ["exp", "exp-edit", "its", "its-edit"])
+def test_what_generate_wrote_is_found(scheme):
+    """Texts end early and are padded; the detector has the shape of transformers' own."""
+    model = llama(VOCAB, eos_token_id=list(range(1, 5)))
+    mark = watermark_of(scheme, key_length=100)
+    torch.manual_seed(1)
+    inputs, count = [[7]] * 12, 60
+    made = new_tokens(model, inputs, WatermarkConfig(mark), count, temperature=2.0)
+    plain = new_tokens(model, inputs, None, count, temperature=2.0)
+    assert len({tuple(row) for row in made.tolist()}) > 8  # shifts differ
+    detector = WatermarkDetector(mark, pad_token_id=0, resamples=99, seed=1)
+    found = detector(made, return_dict=True)
+    ends = [next((i for i, t in enumerate(r) if 1 <= t < 5), count - 1) for r in made.tolist()]
+    assert found.num_tokens_scored.tolist() == [end + 1 for end in ends]
+    long = found.num_tokens_scored > 30
+    assert long.sum() >= 3
+    assert found.p_value[long].tolist() == [0.01] * long.sum()
+    assert found.prediction[long].all()
+    assert (found.confidence == 1 - found.p_value).all()
+    assert not detector(plain, p_threshold=0.01).all()
+    torch.manual_seed(1)
+    again = new_tokens(model, inputs, WatermarkConfig(mark), count, temperature=2.0)
+    assert again.tolist() == made.tolist()
+
+
+def test_detector_reports_bad_rows_and_takes_lists():
+    detector = WatermarkDetector(WatermarkConfig(watermark_of()), resamples=9, pad_token_id=0)
+    found = detector([[0, 5, 6, 0, 0], [1, 999], [0, 0]], return_dict=True)
+    assert found.num_tokens_scored.tolist() == [2, 2, 0]
+    assert found.error[0] is None
+    assert "outside the vocabulary" in found.error[1]
+    assert np.isnan(found.p_value[1:]).all()
+    assert not found.prediction[1:].any()
+    assert detector(np.array([[5, 6]])).dtype == bool
+
+
+def test_repeated_texts_streamers_and_stopping():
+    class Stop(StoppingCriteria):
+        def __call__(self, input_ids, scores, **_):
+            return torch.full((input_ids.shape[0],), input_ids.shape[1] >= 13)
+
+    class Streamer:
+        def __init__(self):
+            self.seen = []
+
+        def put(self, value):
+            self.seen += value.flatten().tolist()
+
+        def end(self):
+            self.ended = True
+
+    model, mark, streamer = llama(VOCAB), watermark_of(), Streamer()
+    config = WatermarkConfig(mark, [4, 5, 6])
+    made = new_tokens(
+        model, [[7, 8, 9]], config, 50, num_return_sequences=3, stopping_criteria=[Stop()]
+    )
+    ours = generate(model, [[7, 8, 9]] * 3, mark, shifts=[4, 5, 6], max_new_tokens=10)
+    assert made.tolist() == [one.tokens for one in ours]
+    stops = StoppingCriteriaList([Stop()])
+    config = WatermarkConfig(mark, 4)
+    new_tokens(model, [[7, 8, 9]], config, 50, streamer=streamer, stopping_criteria=stops)
+    assert streamer.seen == [7, 8, 9, *ours[0].tokens]
+
+
+def test_assistant_models_write_the_same_text():
+    """Assisted decoding asks for earlier positions again: draws depend on the position alone."""
+    model, mark = llama(VOCAB), watermark_of()
+    assistant = llama(VOCAB, rms_norm_eps=1e-3)
+    settings = {"assistant_model": assistant, "temperature": 0.8}
+    made = new_tokens(model, [[7, 8, 9]], WatermarkConfig(mark, 4), 30, **settings)
+    ours = generate(model, [[7, 8, 9]], mark, shifts=4, max_new_tokens=30, temperature=0.8)
+    assert made[0].tolist() == ours[0].tokens
+
+
+def test_other_searches_are_refused_not_unwatermarked():
+    model, config = llama(VOCAB), WatermarkConfig(watermark_of())
+    inputs = padded(PROMPTS)
+    settings = {"watermarking_config": config, "max_new_tokens": 3}
+    for change, message in [
+        ({"do_sample": False}, "do_sample=False cannot be watermarked"),
+        ({"do_sample": True, "num_beams": 2}, "num_beams 2 cannot be watermarked"),
+        ({"num_beams": 2}, "num_beams 2 cannot be watermarked"),
+    ]:
+        with pytest.raises(WatermarkError, match=message):
+            model.generate(**inputs, **settings, **change)
+    chosen = GenerationConfig(do_sample=True, watermarking_config=config)
+    with pytest.raises(WatermarkError, match="continuous batching cannot be watermarked"):
+        model._get_logits_processor(chosen)  # as continuous batching calls it
+    processor = config.construct_processor(VOCAB, "cpu")
+    kept = ContinuousBatchingLogitsProcessorList([processor])
+    assert list(kept.logits_processor) == [processor]  # not dropped without an error
+    processor(inputs["input_ids"], torch.zeros(4, VOCAB))
+    with pytest.raises(WatermarkError, match="scores has 3 rows, but 4 texts were begun"):
+        processor(inputs["input_ids"][:3], torch.zeros(3, VOCAB))
+
+
+def test_bad_settings_are_named():
+    mark = watermark_of()
+    for shift, message in [
+        (64, "shift 64 is outside 0 to 63"),
+        ([0, -1], "shift -1"),
+        (0.5, "0.5"),
+    ]:
+        with pytest.raises(WatermarkError, match=message):
+            WatermarkConfig(mark, shift)
+    with pytest.raises(TypeError, match="watermark is a str"):
+        WatermarkConfig("file.json")
+    with pytest.raises(WatermarkError, match="vocab_size 300 exceeds the model's 200 logits"):
+        new_tokens(llama(200), PROMPTS, WatermarkConfig(mark), 2)
+    with pytest.raises(WatermarkError, match="2 given for 4 texts"):
+        new_tokens(llama(VOCAB), PROMPTS, WatermarkConfig(mark, [1, 2]), 2)
+    with pytest.raises(WatermarkError, match=r"numpy is version .* at least 99 .*: run this"):
+        require("numpy", "99", "100", "run this")
+    with pytest.raises(WatermarkError, match="package no-such-thing is not installed: run this"):
+        require("no-such-thing", "1", "2", "run this")
+
+
+def test_the_order_of_processors():
+    """The watermark sees warped scores: with top_k=5 the drawn token is one of five."""
+    seen = []
+
+    class Spy(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            seen.append(scores.topk(5).indices)
+            return scores
+
+    model = llama(VOCAB)
+    made = new_tokens(
+        model, PROMPTS, WatermarkConfig(watermark_of()), 20, top_k=5, logits_processor=[Spy()]
+    )
+    for i, top in enumerate(seen):
+        assert all(made[b, i] in top[b] for b in range(len(PROMPTS)))
+
+
+@pytest.mark.parametrize("scheme", ["exp", "its"])
+def test_pairs_of_tokens_follow_the_model(scheme):
+    """Four keys, 3,000 texts each that share no key row, top-p as warper: counts are multinomial with the law
+    that plain float64 softmax gives; the chi-square p-value is below 1e-5 once in 100,000 such tests."""
+    n_tokens, texts, warp = 8, 3000, {"temperature": 1.5, "top_p": 0.9}
+    model, prompt = llama(n_tokens), [1, 2]
+    counts = np.zeros((n_tokens, n_tokens))
+    for seed in range(4):
+        mark = watermark_of(scheme, n_tokens, 2 * texts, seed)
+        shifts = (np.arange(texts) * 2).tolist()
+        made = new_tokens(model, [prompt] * texts, WatermarkConfig(mark, shifts), 2, **warp)
+        np.add.at(counts, tuple(made.numpy().T), 1)
+    first = law(model, prompt, **warp)
+    second = [law(model, [*prompt, a], **warp) for a in range(n_tokens)]
+    expected = (first[:, None] * np.array(second)).ravel() * counts.sum()
+    counts = counts.ravel()
+    assert counts[expected == 0].sum() == 0
+    rare = expected < 5
+    seen = np.append(counts[~rare], counts[rare].sum())
+    wanted = np.append(expected[~rare], expected[rare].sum())
+    keep = wanted > 0
+    assert keep.sum() > 5
+    assert stats.chisquare(seen[keep], wanted[keep]).pvalue > 1e-5
+
+
+def law(model, ids, temperature, top_p):
+    with torch.no_grad():
+        scores = model(torch.tensor([ids])).logits[0, -1].double().numpy() / temperature
+    p = np.exp(scores - scores.max())
+    p /= p.sum()
+    order = np.argsort(-p)
+    before = np.cumsum(p[order]) - p[order]
+    p[order[before >= top_p]] = 0
+    return p / p.sum()
+
+
+def test_the_watermark_command_of_the_file_agrees(tmp_path):
+    """A saved watermark file finds the text of the binding: what `wmcore detect` does."""
+    mark = watermark_of(key_length=100)
+    mark.save(tmp_path / "mark.json")
+    torch.manual_seed(2)
+    made = new_tokens(llama(VOCAB), [[7]] * 3, WatermarkConfig(mark), 60, temperature=2.0)
+    found = Detector(Watermark.load(tmp_path / "mark.json")).detect(list(made), resamples=99)
+    assert [one.p_value for one in found] == [0.01] * 3

@@ -32,7 +32,7 @@ check: $(VENV)/.have-check  ## formatting, lint and types
 		--cache-dir ../../.mypy_cache -p wmcore
 
 bench: $(VENV)/.have-bench  ## kernel timings
-	$(BIN)/python -m pytest benchmarks -m "" --benchmark-only
+	$(BIN)/python -m pytest benchmarks/bench_*.py -m "" --benchmark-only --benchmark-columns=median,iqr,rounds
 
 experiments: $(VENV)/.have-bench  ## detection power with a real model, as in the paper
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/power.py

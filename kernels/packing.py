@@ -99,15 +99,15 @@ def distinct_tokens(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pack(texts: Sequence[np.ndarray], block_length: int | None) -> Texts:
-    """Pack int64 token sequences, each of at least one token and of at least block_length."""
+    """Pack int64 token sequences: at least one, each of at least one token and of at least block_length."""
     parts = [distinct_tokens(text) for text in texts]
     lengths = np.array([len(text) for text in texts], np.int64)
     rows = np.array([len(distinct) for distinct, _ in parts], np.int64)
     k = np.full(len(texts), block_length, np.int64) if block_length else lengths
     return Texts(
-        inverse=np.concatenate([inverse for _, inverse in parts] or [[]]).astype(np.int64),
+        inverse=np.concatenate([inverse for _, inverse in parts]),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        distinct=np.concatenate([distinct for distinct, _ in parts] or [[]]).astype(np.int64),
+        distinct=np.concatenate([distinct for distinct, _ in parts]),
         distinct_offsets=np.concatenate([[0], np.cumsum(rows)]).astype(np.int64),
         k=k,
     )

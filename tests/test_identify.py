@@ -29,9 +29,7 @@ def test_the_best_key_is_the_one_that_single_detectors_find(scheme, block_length
     rng = np.random.default_rng(1)
     texts = [rng.integers(0, V, size=m) for m in (7, 20, 33)]
     found = identify(texts, keys, resamples=200, stop_after=None, seed=3)
-    single = [
-        Detector(key).detect(texts, resamples=200, stop_after=None, seed=3) for key in keys
-    ]
+    single = [Detector(key).detect(texts, resamples=200, stop_after=None, seed=3) for key in keys]
     for a, identification in enumerate(found):
         each = [detections[a] for detections in single]
         best = min(range(6), key=lambda i: each[i].statistic)
@@ -83,7 +81,7 @@ def test_what_cannot_be_identified_together():
     with pytest.raises(WatermarkError, match="watermarks is empty"):
         identify([[1]], [])
     mixed = [*tenants(1), *tenants(1, "exp")]
-    with pytest.raises(WatermarkError, match="watermark 1 .* differs from watermark 0"):
+    with pytest.raises(WatermarkError, match=r"watermark 1 .* differs from watermark 0"):
         identify([[1]], mixed)
     with pytest.raises(WatermarkError, match="resamples is 0"):
         identify([[1]], tenants(1), resamples=0)

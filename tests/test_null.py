@@ -279,3 +279,15 @@ def test_inactive_texts_are_not_looked_at():
     value = np.full(2, 2**30, np.int32)
     found = cpu.hits(problem, packed, value, np.array([1]), np.full(2, 99), SEED_KEY, 0, 32, 1)
     assert found.sum(axis=1).tolist() == [0, 32]
+
+
+def test_texts_too_large_for_bounds_are_decided_all_the_same(monkeypatch):
+    rng = np.random.default_rng(3)
+    texts = [rng.integers(0, VOCAB, size=m) for m in (5, 40)]
+    for scheme in SCHEMES:
+        problem = make_problem(scheme, 40, 1000)
+        value = [np.sort(null_statistics(problem, text, len(text), 64))[9] for text in texts]
+        whole = hits(problem, texts, None, value, 0, 64)
+        with monkeypatch.context() as patch:
+            patch.setattr(cpu, "_BOUND_BYTES", 20 * 40 * 64)
+            assert (hits(problem, texts, None, value, 0, 64) == whole).all()

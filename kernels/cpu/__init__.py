@@ -1,5 +1,8 @@
 """The CPU backend: Numba kernels on a thread pool. See `kernels.Backend` for what each function does."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from ..packing import Problem, Texts
@@ -9,6 +12,9 @@ from . import prefix as _prefix
 from .threads import run, slices
 
 NAME = "cpu"
+
+_BOUND_BYTES = 1 << 28
+"""The most memory that one thread takes for the int16 costs of 32 resamples."""
 
 
 def exp_costs(secret: np.ndarray, tokens: np.ndarray, n: int, threads: int) -> np.ndarray:
@@ -72,79 +78,76 @@ def hits(
     last: int,
     threads: int,
 ) -> np.ndarray:
-    groups = (last - first) // 32
     out = np.zeros((len(texts), last - first), np.uint8)
-    open_masks = np.full((len(texts), groups), 0xFFFFFFFF, np.uint32)
+    open_masks = np.full((len(texts), (last - first) // 32), 0xFFFFFFFF, np.uint32)
+    scheme = (problem.n, problem.gamma, problem.vocab_size, problem.denominator)
     edits = _edits(problem, texts)
+    for with_edits in (True, False):
+        members = active[edits[active] == with_edits]
+        kind = (seed_key, problem.its, with_edits, *scheme)
+        group = first // 32
+        run(*_bound_jobs(problem, texts, value, members, kind, group, open_masks, threads), threads)
+        run(
+            *_decide_jobs(texts, value, members, limit, kind, group, open_masks, out, threads),
+            threads,
+        )
+    return out
+
+
+def _bound_jobs(
+    problem: Problem,
+    texts: Texts,
+    value: np.ndarray,
+    members: np.ndarray,
+    kind: tuple[Any, ...],
+    base_group: int,
+    open_masks: np.ndarray,
+    threads: int,
+) -> tuple[Callable[..., None], list[tuple[Any, ...]]]:
+    """Clear the bits of open_masks that an int16 bound decides."""
     rows = texts.rows
-    shifts = np.array([problem.shift(k) for k in texts.k])
     blocks = np.diff(texts.offsets) - texts.k + 1
     # Sliding sums decide a plain alignment of many blocks faster than bounds that slide nothing.
-    bounded = edits | (blocks * texts.k <= 8 * (blocks + texts.k))
-    scheme = (problem.n, problem.gamma, problem.vocab_size, problem.denominator)
-
+    bounded = np.full(len(texts), kind[2]) | (blocks * texts.k <= 8 * (blocks + texts.k))
+    # And so that memory stays small, texts whose int16 costs would not fit are decided one resample at a time.
+    bounded &= rows * problem.n * 64 <= _BOUND_BYTES
+    members = members[bounded[members]]
+    shifts = np.array([problem.shift(int(k)) for k in texts.k])
     jobs = []
-    for shift in np.unique(shifts[active]):
-        for with_edits in (True, False):
-            members = active[
-                (shifts[active] == shift) & bounded[active] & (edits[active] == with_edits)
-            ]
-            if not len(members):
-                continue
-            # What has to be exceeded: E + gamma k (see `bound.edit_bound`), in units of 2**shift.
-            level = value.astype(np.int64) + (problem.gamma * texts.k if with_edits else 0)
-            drift = np.rint(-level / texts.k / 2.0**shift).astype(np.int64)
-            threshold = (level >> shift) + drift * texts.k
-            for a, b in slices(groups, 4 * threads):
-                jobs.append(
-                    (
-                        seed_key,
-                        problem.its,
-                        with_edits,
-                        *scheme,
-                        int(shift),
-                        first // 32 + a,
-                        first // 32 + b,
-                        first // 32,
-                        texts.inverse,
-                        texts.offsets,
-                        rows,
-                        texts.k,
-                        threshold,
-                        drift,
-                        members,
-                        open_masks,
-                    )
-                )
-    run(_null.bound_groups, jobs, threads)
+    for shift in np.unique(shifts[members]).tolist():
+        # What has to be exceeded: E + gamma k (see `bound.edit_bound`), in units of 2**shift.
+        level = value.astype(np.int64) + (problem.gamma * texts.k if kind[2] else 0)
+        drift = np.rint(-level / texts.k / 2.0**shift).astype(np.int64)
+        threshold = (level >> shift) + drift * texts.k
+        for a, b in slices(open_masks.shape[1], 4 * threads):
+            groups = (base_group + a, base_group + b, base_group)
+            packed = (texts.inverse, texts.offsets, rows, texts.k)
+            alike = members[shifts[members] == shift]
+            jobs.append((*kind, shift, *groups, *packed, threshold, drift, alike, open_masks))
+    return _null.bound_groups, jobs
 
-    jobs = []
-    for with_edits in (True, False):
-        members = active[(edits[active] == with_edits) & open_masks[active].any(axis=1)]
-        # A text in one piece can stop at its limit; few texts are cut up so that every thread has work.
-        pieces = slices(groups, 1 if len(members) >= 4 * threads else 4 * threads)
-        work = np.array([(a, g, h) for g, h in pieces for a in members], np.int64).reshape(-1, 3)
-        for a, b in slices(len(work), 16 * threads):
-            jobs.append(
-                (
-                    seed_key,
-                    problem.its,
-                    with_edits,
-                    *scheme,
-                    work[a:b],
-                    first // 32,
-                    open_masks,
-                    texts.inverse,
-                    texts.offsets,
-                    rows,
-                    texts.k,
-                    value,
-                    limit,
-                    out,
-                )
-            )
-    run(_null.decide_groups, jobs, threads)
-    return out
+
+def _decide_jobs(
+    texts: Texts,
+    value: np.ndarray,
+    members: np.ndarray,
+    limit: np.ndarray,
+    kind: tuple[Any, ...],
+    base_group: int,
+    open_masks: np.ndarray,
+    out: np.ndarray,
+    threads: int,
+) -> tuple[Callable[..., None], list[tuple[Any, ...]]]:
+    """Set out where a resample that is still open is a hit."""
+    members = members[open_masks[members].any(axis=1)]
+    # A text in one piece can stop at its limit; few texts are cut up so that every thread has work.
+    pieces = slices(open_masks.shape[1], 1 if len(members) >= 4 * threads else 4 * threads)
+    work = np.array([(a, g, h) for g, h in pieces for a in members], np.int64).reshape(-1, 3)
+    packed = (texts.inverse, texts.offsets, texts.rows, texts.k)
+    return _null.decide_groups, [
+        (*kind, work[a:b], base_group, open_masks, *packed, value, limit, out)
+        for a, b in slices(len(work), 16 * threads)
+    ]
 
 
 def _edits(problem: Problem, texts: Texts) -> np.ndarray:

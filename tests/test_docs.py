@@ -1,0 +1,67 @@
+"""What the documents and docstrings say exists."""
+
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+import wmcore
+from wmcore import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+MODULES = sorted(m.name for m in pkgutil.iter_modules(wmcore.__path__) if m.name != "__main__")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_commands_and_options_exist(page):
+    commands = typer.main.get_command(cli.app).commands
+    text = page.read_text(encoding="utf-8")
+    for name, rest in re.findall(r"^ *wmcore (\w+)(.*)", text, flags=re.MULTILINE):
+        known = {option for parameter in commands[name].params for option in parameter.opts}
+        assert set(re.findall(r"(?<=\s)-{1,2}[a-z][\w-]*", rest)) <= known | {"-h"}
+
+
+def test_readme_example_uses_real_names():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    compile(code, "README.md", "exec")
+    for module, names in re.findall(r"^from (\S+) import (.+)$", code, flags=re.MULTILINE):
+        for name in names.split(", "):
+            assert hasattr(importlib.import_module(module), name), name
+
+
+def documented(docstring: str) -> list[str]:
+    """Names in the Parameters section of a NumPy-style docstring."""
+    section = re.search(r"Parameters\n-+\n(.*?)(\n\n\w[\w ]*\n-+\n|\Z)", docstring, re.DOTALL)
+    if section is None:
+        return []
+    lines = re.findall(r"^(\S[^\n]*)$", section[1], flags=re.MULTILINE)
+    return [name.strip("* ") for line in lines for name in line.split(" : ")[0].split(",")]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_docstrings_name_the_parameters(module):
+    loaded = importlib.import_module(f"wmcore.{module}")
+    assert loaded.__doc__
+    members = [m for m in vars(loaded).values() if getattr(m, "__module__", "") == loaded.__name__]
+    methods = [f for c in members if inspect.isclass(c) for f in vars(c).values()]
+    for member in [*members, *methods]:
+        function = getattr(member, "__func__", member)
+        if not inspect.isfunction(function) or not function.__doc__:
+            continue
+        names = documented(inspect.getdoc(function))
+        real = [p for p in inspect.signature(function).parameters if p not in {"self", "cls"}]
+        if names:
+            assert names == real, f"{module}.{function.__qualname__}"

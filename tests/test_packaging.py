@@ -1,0 +1,77 @@
+"""A wheel holds everything and works away from the repository."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def python(*arguments: str, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """A wheel built from a copy of the sources."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("wmcore", "kernels", "bindings"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    python(
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        "dist",
+        ".",
+        cwd=source,
+    )
+    (built,) = (source / "dist").glob("wmcore-*.whl")
+    return built
+
+
+def test_wheel_holds_every_source_and_data_file(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        held = set(archive.namelist())
+    expected = set()
+    for folder, prefix in [("wmcore", ""), ("kernels", "wmcore/"), ("bindings", "wmcore/")]:
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in {".py", ".cu", ".cuh", ".html", ".jsonl", ".typed"}:
+                expected.add(prefix + path.relative_to(ROOT).as_posix())
+    assert expected <= held
+    assert not any(name.startswith(("kernels/", "bindings/", "tests/")) for name in held)
+
+
+def test_installed_wheel_is_imported_from_where_it_is(wheel, tmp_path):
+    target = tmp_path / "site"
+    python(
+        "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(wheel), cwd=tmp_path
+    )
+    code = (
+        f"import sys; sys.path.insert(0, {str(target)!r})\n"
+        "import wmcore.kernels.cpu, wmcore.bindings, wmcore.report\n"
+        "wmcore.report.render('t', [])\n"
+        "print(wmcore.kernels.cpu.__file__)"
+    )
+    assert python("-c", code, cwd=tmp_path).strip().startswith(str(target / "wmcore/kernels/cpu"))
+
+
+def test_nothing_imports_the_mapped_folders_by_their_own_name():
+    wrong = ("import kernels", "from kernels", "import bindings", "from bindings")
+    for folder in ("wmcore", "kernels", "bindings", "tests", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                assert not line.strip().startswith(wrong), f"{path}: {line}"

@@ -1,0 +1,143 @@
+"""The page: escaped, self-contained, coloured by rarity; the demo's helpers."""
+
+import re
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from wmcore import demo, report
+
+
+class Letters:
+    """A tokenizer of one byte a token."""
+
+    def decode(self, tokens):
+        return bytes(tokens).decode("utf-8", errors="replace")
+
+
+def detection(tokens, rows, costs, p_value=0.001, error=None):
+    alignment = SimpleNamespace(
+        positions=np.array(tokens), rows=np.array(rows), costs=np.array(costs, dtype=float)
+    )
+    return SimpleNamespace(p_value=p_value, error=error, length=9, alignment=alignment)
+
+
+def page_of(text: bytes, found=None) -> str:
+    found = found or detection(range(len(text)), range(len(text)), [-1.0] * len(text))
+    shown = report.passage("watermarked", "exp", Letters(), list(text), found)
+    section = report.Section("exp <&>", "sum & total", [report.Example("<b>prompt</b>", [shown])])
+    return report.render("Title <script>", [section])
+
+
+def test_everything_is_escaped():
+    page = page_of(b"<script>alert('x')</script> &amp; \"q\"")
+    assert "<script>" not in page
+    assert "<b>prompt" not in page
+    assert "exp &lt;&amp;&gt;" in page
+    assert "".join(re.findall(r'<i class="f\d+" title="[^"]*">(.*?)</i>', page)).startswith(
+        "&lt;script&gt;"
+    )
+
+
+def test_page_is_self_contained_and_well_formed():
+    class Checker(HTMLParser):
+        def __init__(self):
+            super().__init__()
+            self.open = []
+
+        def handle_starttag(self, tag, attributes):
+            assert not {"src", "href", "onclick"} & {name for name, _ in attributes}
+            if tag != "meta":
+                self.open.append(tag)
+
+        def handle_endtag(self, tag):
+            assert self.open.pop() == tag
+
+    checker = Checker()
+    page = page_of(b"some text")
+    checker.feed(page)
+    checker.close()
+    assert checker.open == []
+    assert "http" not in page
+    assert "@import" not in page
+
+
+@pytest.mark.parametrize("scheme", ["exp", "exp-edit", "its", "its-edit"])
+def test_chance_of_fit_is_uniform_for_independent_keys(scheme):
+    # 20,000 draws: the share below a has standard error at most 0.0036, so 0.018 is 5 of them.
+    rng = np.random.default_rng(3)
+    u, eta = rng.random(20_000), rng.random(20_000)
+    costs = np.log1p(-u) if scheme.startswith("exp") else abs(u - eta)
+    chances = np.array([report.chance_of_fit(scheme, c) for c in costs])
+    for a in (0.01, 0.1, 0.5, 0.9):
+        assert abs((chances <= a).mean() - a) < 0.018
+
+
+def test_chance_of_fit_at_the_ends():
+    assert report.chance_of_fit("exp", 0.0) == 1.0
+    assert report.chance_of_fit("exp", -800.0) == 0.0
+    assert report.chance_of_fit("its", 0.0) == 0.0
+    assert report.chance_of_fit("its", 1.0) == 1.0
+
+
+def test_levels_gaps_and_jumps():
+    found = detection([0, 1, 2, 3, 4], [7, 8, -1, 11, 0], [0.0, -1.0, 0.0, -9.0, -20.0])
+    pieces = report.passage("t", "exp-edit", Letters(), list(b"abcdef"), found).pieces
+    assert [p.text for p in pieces] == list("abcdef")
+    assert [p.level for p in pieces] == [0, 1, None, 6, 6, None]
+    # row 0 after row 11 is the end of the key, not a jump
+    assert [p.jump for p in pieces] == [False, False, False, True, False, False]
+    assert pieces[3].tip == "token 3, key row 11, cost -9.000: by chance 1 in 8.1e+03"
+    assert pieces[5].tip == "token 5: no key row"
+
+
+def test_text_without_alignment_is_shown_plain():
+    failed = SimpleNamespace(p_value=None, error="empty text", length=0, alignment=None)
+    shown = report.passage("damaged", "its", Letters(), list(b"ab"), failed)
+    assert [p.level for p in shown.pieces] == [None, None]
+    page = report.render("t", [report.Section("its", "", [report.Example("p", [shown])])])
+    assert "empty text" in page
+
+
+@pytest.mark.parametrize("text", ["Grüße 😀 \u200b!", "😀😀", "", "ab"])
+def test_characters_of_several_tokens_appear_once(text):
+    tokens = list(text.encode())
+    texts = report.token_texts(Letters(), tokens)
+    assert len(texts) == len(tokens)
+    assert "".join(texts) == text
+
+
+def test_cut_character_is_shown_as_such():
+    assert report.token_texts(Letters(), list("a😀".encode()[:-1])) == ["a", "", "", "\ufffd"]
+
+
+def test_p_value_format():
+    assert [report.format_p(p) for p in (None, 0.001, 0.123456, 1.0)] == [
+        "–",
+        "0.001",
+        "0.123",
+        "1",
+    ]
+
+
+def test_openings_are_eight_of_each_kind():
+    kinds = [opening["kind"] for opening in demo.openings()]
+    assert sorted(kinds) == ["instruction"] * 8 + ["news"] * 8
+    assert len({opening["prompt"] for opening in demo.openings()}) == 16
+
+
+def test_instructions_go_through_the_chat_template():
+    class Chatty:
+        chat_template = "yes"
+
+        def apply_chat_template(self, messages, *, tokenize, add_generation_prompt):
+            assert not tokenize
+            assert add_generation_prompt
+            return f"<user>{messages[0]['content']}<bot>"
+
+    news, instruction = ({"kind": k, "prompt": "Do."} for k in ("news", "instruction"))
+    assert demo.as_prompt(Chatty(), news) == "Do."
+    assert demo.as_prompt(Chatty(), instruction) == "<user>Do.<bot>"
+    assert demo.as_prompt(Letters(), instruction) == "Do."

@@ -1,0 +1,174 @@
+"""What ``wmcore demo`` does: write texts with a watermark, damage them, find the watermark."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, TextIO
+
+from wmcore import report
+from wmcore.attacks import damage
+from wmcore.detect import Detection, Detector
+from wmcore.generate import Generation, generate
+from wmcore.models import load_model
+from wmcore.watermark import Watermark
+
+DAMAGE = 0.3  # of the tokens: a third of it substituted, a third deleted, a third inserted
+RESAMPLES = 999
+FOUND = 0.01  # the p-value at or below which the demo counts a watermark as found
+KINDS = ("unwatermarked", "watermarked", "damaged")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One prompt under one scheme: three versions of its continuation, in the order of `KINDS`."""
+
+    scheme: str
+    prompt: str
+    text: str
+    tokens: tuple[list[int], list[int], list[int]]
+    detections: tuple[Detection, Detection, Detection]
+
+
+def openings() -> list[dict[str, str]]:
+    """The prompts: ``kind`` (``news`` or ``instruction``) and ``prompt``."""
+    lines = files("wmcore").joinpath("data/openings.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+def run(
+    schemes: Sequence[str],
+    page: TextIO,
+    *,
+    seed: int,
+    stage: Callable[[str], object],
+    model_name: str = "smollm2",
+    max_new_tokens: int = 150,
+) -> list[Trial]:
+    """Write, damage and test texts under each scheme; print the table and write the page.
+
+    Parameters
+    ----------
+    schemes
+        The schemes to show, one after the other.
+    page
+        Where the HTML goes.
+    seed
+        Of the shifts, the controls, the damage and the resampled keys. The watermark keys are new.
+    stage
+        Told what is being done, one short line at a time.
+    model_name, max_new_tokens
+        What writes, and how many tokens it may add.
+    """
+    stage(f"loading {model_name}")
+    model, tokenizer = load_model(model_name)
+    shown = [opening["prompt"] for opening in openings()]
+    prompts = [as_prompt(tokenizer, opening) for opening in openings()]
+    options = {
+        "max_new_tokens": max_new_tokens,
+        "seed": seed,
+        "tokenizer": tokenizer,
+        "eos": False,  # texts of one length, so that their p-values compare
+    }
+
+    stage(f"writing {len(prompts)} texts without a watermark")
+    plain = generate(model, prompts, None, **options)
+    trials: list[Trial] = []
+    for scheme in schemes:
+        vocab_size = model.config.get_text_config().vocab_size
+        watermark = Watermark.create(scheme, vocab_size=vocab_size, tokenizer=model_name)
+        stage(f"writing {len(prompts)} texts with {scheme}")
+        marked = generate(model, prompts, watermark, **options)
+        stage(f"testing them, {RESAMPLES} resamples each")
+        trials += detect_versions(watermark, shown, plain, marked, seed)
+    page.write(to_html(trials, tokenizer, model_name))
+    print_table(trials)
+    return trials
+
+
+def as_prompt(tokenizer: Any, opening: dict[str, str]) -> str:
+    """The prompt as the model is to read it: instructions in its chat format, when it has one."""
+    if opening["kind"] != "instruction" or not getattr(tokenizer, "chat_template", None):
+        return opening["prompt"]
+    message = {"role": "user", "content": opening["prompt"]}
+    return str(tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
+
+
+def detect_versions(
+    watermark: Watermark,
+    shown: Sequence[str],
+    plain: Sequence[Generation],
+    marked: Sequence[Generation],
+    seed: int,
+) -> list[Trial]:
+    """Damage the marked texts and detect in the three versions of each."""
+    versions = []
+    for i, (without, made) in enumerate(zip(plain, marked, strict=True)):
+        damaged = damage(made.tokens, DAMAGE, vocab_size=watermark.vocab_size, seed=(seed, i))
+        versions.append((without.tokens, made.tokens, damaged.tolist()))
+    flat = [tokens for version in versions for tokens in version]
+    found = Detector(watermark).detect(flat, resamples=RESAMPLES, seed=seed, alignment=True)
+    triples = zip(found[0::3], found[1::3], found[2::3], strict=True)
+    return [
+        Trial(watermark.scheme, prompt, made.text or "", version, triple)
+        for prompt, made, version, triple in zip(shown, marked, versions, triples, strict=True)
+    ]
+
+
+def share_found(trials: Sequence[Trial], kind: int) -> str:
+    """How many texts of a kind have a p-value that counts as found, as ``found/all``."""
+    p_values = [t.detections[kind].p_value for t in trials]
+    return f"{sum(p is not None and p <= FOUND for p in p_values)}/{len(p_values)}"
+
+
+def by_scheme(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
+    """The trials of each scheme, in order."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(trial.scheme, []).append(trial)
+    return groups
+
+
+def print_table(trials: Sequence[Trial]) -> None:
+    """The table on standard output: one row a text, one line a scheme to sum up."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 110
+    room = max(console.width - 64, 16)  # what the other columns leave
+    table = Table(title="p-values: small where the watermark is found")
+    for name in ("scheme", "text", "tokens"):
+        table.add_column(name, no_wrap=True, justify="right" if name == "tokens" else "left")
+    for kind in KINDS:
+        table.add_column(f"p\n{kind}", no_wrap=True, justify="right")
+    for scheme, group in by_scheme(trials).items():
+        for t in group:
+            p_values = [report.format_p(d.p_value) for d in t.detections]
+            start = " ".join(t.text.split())[:room]
+            table.add_row(scheme, Text(start), str(len(t.tokens[1])), *p_values)
+        sums = [share_found(group, kind) for kind in range(len(KINDS))]
+        table.add_row(scheme, f"p ≤ {FOUND}", "", *sums, style="bold", end_section=True)
+    console.print(table)
+
+
+def to_html(trials: Sequence[Trial], tokenizer: Any, model_name: str) -> str:
+    """The page of `report` for all trials."""
+    sections = []
+    for scheme, group in by_scheme(trials).items():
+        counts = (f"{kind} {share_found(group, i)}" for i, kind in enumerate(KINDS))
+        examples = [
+            report.Example(
+                t.prompt,
+                [
+                    report.passage(kind, scheme, tokenizer, tokens, detection)
+                    for kind, tokens, detection in zip(KINDS, t.tokens, t.detections, strict=True)
+                ],
+            )
+            for t in group
+        ]
+        summary = f"Texts with p ≤ {FOUND}: {', '.join(counts)}."
+        sections.append(report.Section(scheme, summary, examples))
+    return report.render(f"Watermarked text by {model_name}", sections)

@@ -1,0 +1,138 @@
+"""The HTML page on which each token is coloured by how well it fits the key row it was aligned to.
+
+The page is one self-contained file: no script, nothing fetched, all text escaped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wmcore.detect import Detection
+
+LEVELS = (2.0, 5.0, 10.0, 30.0, 100.0, 1000.0)
+"""A token is coloured one level stronger each time its fit is rarer than 1 in so many."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A token as shown: its text, colour level (None when no key row met it) and explanation."""
+
+    text: str
+    level: int | None
+    jump: bool
+    tip: str
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text as shown, with its p-value."""
+
+    title: str
+    p_value: float | None
+    error: str | None
+    length: int | None
+    pieces: list[Piece]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and the passages that continue it."""
+
+    prompt: str
+    passages: list[Passage]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One watermark and its examples."""
+
+    title: str
+    summary: str
+    examples: list[Example]
+
+
+def chance_of_fit(scheme: str, cost: float) -> float:
+    """Chance that an independent key row fits a token at least as well, from its cost in the key.
+
+    A cost of ``exp`` is log(1 - u), u uniform, so it is below c with chance exp(c); one of ``its``
+    is the distance of two uniform numbers, below c with chance 1 - (1 - c)^2 (arXiv 2307.15593,
+    section 2.2: the costs; the chances follow).
+    """
+    if scheme.startswith("exp"):
+        return math.exp(min(cost, 0.0))
+    return 1.0 - (1.0 - min(max(cost, 0.0), 1.0)) ** 2
+
+
+def token_texts(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
+    """The piece of text that each token adds; a token in the middle of a character adds none."""
+    texts: list[str] = []
+    start = read = 0
+    for end in range(1, len(tokens) + 1):
+        before = tokenizer.decode(tokens[start:read])
+        now = tokenizer.decode(tokens[start:end])
+        if now.endswith("\ufffd") and end < len(tokens):
+            texts.append("")
+        else:
+            texts.append(now[len(before) :])
+            start, read = read, end
+    return texts
+
+
+def passage(
+    title: str, scheme: str, tokenizer: Any, tokens: Sequence[int], detection: Detection
+) -> Passage:
+    """A text to show, from a detection made with ``alignment=True``."""
+    tokens = [int(t) for t in tokens]
+    met: dict[int, tuple[int, float]] = {}
+    if detection.alignment is not None:
+        a = detection.alignment
+        for position, row, cost in zip(a.positions, a.rows, a.costs, strict=True):
+            if row >= 0:
+                met[int(position)] = (int(row), float(cost))
+    pieces = []
+    previous = None
+    for i, text in enumerate(token_texts(tokenizer, tokens)):
+        if i not in met:
+            pieces.append(Piece(text, None, False, f"token {i}: no key row"))
+            continue
+        row, cost = met[i]
+        rarity = 1.0 / max(chance_of_fit(scheme, cost), 1e-9)
+        level = sum(rarity >= limit for limit in LEVELS)
+        jump = previous is not None and row != previous + 1 and row != 0
+        tip = f"token {i}, key row {row}, cost {cost:.3f}: by chance 1 in {rarity:,.3g}"
+        pieces.append(Piece(text, level, jump, tip))
+        previous = row
+    return Passage(title, detection.p_value, detection.error, detection.length, pieces)
+
+
+def render(title: str, sections: Sequence[Section]) -> str:
+    """The page as a string of HTML.
+
+    Parameters
+    ----------
+    title
+        Heading of the page.
+    sections
+        What to show, in order.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("wmcore"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["p"] = format_p
+    page = environment.get_template("report.html")
+    return page.render(title=title, sections=sections, levels=LEVELS)
+
+
+def format_p(p: float | None) -> str:
+    """A p-value in three digits, or a dash when there is none."""
+    return "\N{EN DASH}" if p is None else f"{p:.3g}"

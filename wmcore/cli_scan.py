@@ -1,0 +1,320 @@
+"""The commands ``wmcore scan`` and ``wmcore report``, which `wmcore.cli` takes in."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wmcore.errors import WatermarkError
+
+if TYPE_CHECKING:
+    from wmcore.scan import Progress
+
+LOG_EVERY = 1.0  # seconds between two lines of --json
+
+
+def register(app: typer.Typer, example: Callable[..., str]) -> None:
+    """Add the commands to the application."""
+    app.command(
+        epilog=example(
+            "wmcore scan corpus/ -w watermark.json -o scan/",
+            "wmcore scan s3://bucket/part-*.parquet -w watermark.json -o scan/ --id-field url",
+            "wmcore scan tokens.jsonl.zst -w watermark.json -o scan/ --tokens-field tokens",
+        )
+    )(scan)
+    app.command(epilog=example("wmcore report scan/", "wmcore report scan/ -o page.html"))(report)
+
+
+def scan(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="JSON Lines (plain, .gz, .zst), Parquet or text files, folders of them, or fsspec URLs."
+        ),
+    ],
+    watermark: Annotated[
+        str,
+        typer.Option("--watermark", "-w", metavar="FILE", help="Watermark file made by keygen."),
+    ],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", metavar="FOLDER", help="For results. Run again to go on after a stop."
+        ),
+    ],
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="smollm2, or a transformers name or path. Default: the watermark's own."),
+    ] = None,
+    text_field: Annotated[str, typer.Option(help="Field or column with the text.")] = "text",
+    id_field: Annotated[
+        str | None,
+        typer.Option(help="Field or column with a document's id. Default: file and line."),
+    ] = None,
+    tokens_field: Annotated[
+        str | None, typer.Option(help="Field or column with token ids, instead of text.")
+    ] = None,
+    window: Annotated[
+        int, typer.Option(help="Longer documents are tested in windows, in tokens.")
+    ] = 256,
+    stride: Annotated[int, typer.Option(help="From one window to the next, in tokens.")] = 128,
+    resamples: Annotated[int, typer.Option(help="Keys to compare with in the full test.")] = 19_999,
+    first: Annotated[
+        str,
+        typer.Option(help="First pass: 'resamples' (exact) or 'calibrated' (faster with edits)."),
+    ] = "resamples",
+    first_resamples: Annotated[
+        int, typer.Option(help="Keys to compare with in the first pass.")
+    ] = 31,
+    controls: Annotated[
+        int,
+        typer.Option(help="Control keys to run over the same documents, for an empirical null."),
+    ] = 0,
+    fdr: Annotated[
+        str, typer.Option(help="q-values: bh (Benjamini-Hochberg) or by (any dependence).")
+    ] = "bh",
+    shard_size: Annotated[int, typer.Option(help="Records in a file of results.")] = 8192,
+    max_bytes: Annotated[int, typer.Option(help="Longest line or text that is read.")] = 4_000_000,
+    excerpts: Annotated[
+        bool, typer.Option(help="Keep the passage of documents with p <= 0.001 for the report.")
+    ] = True,
+    seed: Annotated[int | None, typer.Option(help="Makes the p-values repeatable.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Default: the cores there are.")] = None,
+    backend: Annotated[str, typer.Option(help="What tests: auto or a named one.")] = "auto",
+    engine: Annotated[str, typer.Option(help="local, or ray for more than one machine.")] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of a Ray cluster. Default: the one there is, or a local one."),
+    ] = None,
+    actors: Annotated[
+        int | None, typer.Option(help="Ray: workers that test. Default: one a CPU.")
+    ] = None,
+    gpus: Annotated[float, typer.Option(help="Ray: GPUs of each worker.")] = 0.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Progress and summary as JSON lines on standard output.")
+    ] = False,
+) -> None:
+    """Find the documents of a corpus that carry the watermark.
+
+    Stopped at any moment, the same command goes on where it stopped.
+    """
+    _need("pyarrow", "fsspec", "scipy")
+    from wmcore.scan import ScanSettings, local_shards
+    from wmcore.scan import scan as run
+    from wmcore.scan.finish import resolution_note
+    from wmcore.scan.store import read_manifest
+    from wmcore.watermark import Watermark
+
+    mark = Watermark.load(watermark)
+    settings = ScanSettings(
+        text_field=text_field,
+        id_field=id_field,
+        tokens_field=tokens_field,
+        window=window,
+        stride=stride,
+        resamples=resamples,
+        first=first,
+        first_resamples=first_resamples,
+        controls=controls,
+        fdr=fdr,
+        shard_size=shard_size,
+        max_bytes=max_bytes,
+        excerpts=excerpts,
+        seed=seed,
+    )
+    if engine == "local":
+        made: Any = local_shards
+    elif engine == "ray":
+        _need("ray")
+        from wmcore.bindings.ray import ray_shards
+
+        made = ray_shards(address=address, actors=actors, num_gpus=gpus)
+    else:
+        raise WatermarkError(f"--engine {engine}: unknown; use local or ray")
+    with _Reporter(as_json) as reporter:
+        results = run(
+            _expanded(inputs),
+            mark,
+            output,
+            tokenizer=tokenizer,
+            settings=settings,
+            backend=backend,
+            threads=threads,
+            engine=made,
+            on_progress=reporter.show,
+        )
+        try:
+            shown = 0
+            for row in results:
+                if row["error"] is not None and shown < 10:
+                    shown += 1
+                    reporter.note(f"{row['id']}: {row['error']}")
+        except KeyboardInterrupt:
+            reporter.note("stopped; run the same command to go on where it stopped")
+            raise
+    manifest = read_manifest(output)
+    summary = manifest["summary"]
+    hint = resolution_note(summary, settings)
+    if as_json:
+        _line({"event": "done", **summary, "seconds": round(manifest["seconds"], 3), "note": hint})
+    else:
+        for text in _summary(summary, fdr, output):
+            typer.echo(text)
+        if hint is not None:
+            _note(hint)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="Output folder of a finished scan.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="HTML page. Default: report.html in the folder."
+        ),
+    ] = None,
+    hits: Annotated[int, typer.Option(min=1, help="Documents listed, the least p first.")] = 200,
+) -> None:
+    """Show a scan as one HTML page: p-values against chance, hits with their passages, settings."""
+    _need("pyarrow")
+    from wmcore.scan.page import render
+
+    page = render(folder, hits=hits)
+    target = output or folder / "report.html"
+    try:
+        target.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise WatermarkError(f"--output {target}: {error.strerror}; choose another file") from error
+    _note(f"{target}: open it in a browser")
+
+
+class _Reporter:
+    """A line that moves on a terminal, or JSON lines."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._bar: Any = None
+        self._last = 0.0
+
+    def __enter__(self) -> "_Reporter":
+        if not self._as_json and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f} %"),
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("starting", total=1.0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, progress: "Progress") -> None:
+        """Take note of progress."""
+        if self._bar is not None:
+            left = "" if progress.left is None else f", {_duration(progress.left)} left"
+            self._bar.update(
+                self._task,
+                completed=progress.share,
+                description=f"{progress.documents:,} documents, {progress.rate:,.0f}/s, "
+                f"{progress.notable:,} with p \N{LESS-THAN OR EQUAL TO} 0.001{left}",
+            )
+        elif self._as_json and (
+            time.monotonic() - self._last >= LOG_EVERY or progress.share == 1.0
+        ):
+            self._last = time.monotonic()
+            _line(
+                {
+                    "event": "progress",
+                    "documents": progress.documents,
+                    "errors": progress.errors,
+                    "p_at_most_0.001": progress.notable,
+                    "share": round(progress.share, 4),
+                    "per_second": round(progress.rate, 1),
+                    "seconds": round(progress.seconds, 1),
+                    "seconds_left": None if progress.left is None else round(progress.left, 1),
+                }
+            )
+
+    def note(self, message: str) -> None:
+        """One line on standard error, above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(f"wmcore: {message}", markup=False, highlight=False)
+        else:
+            _note(message)
+
+
+def _summary(summary: dict[str, Any], fdr: str, output: str) -> list[str]:
+    method = {"bh": "Benjamini-Hochberg", "by": "Benjamini-Yekutieli"}[fdr]
+    lines = [
+        f"{summary['documents']:,} documents, {summary['errors']:,} of them could not be tested",
+        f"{summary['hits']:,} carry the watermark at q <= {summary['level']} ({method})",
+    ]
+    if summary["hits"]:
+        lines.append(
+            f"their p is at most {summary['threshold']:.3g}: {summary['expected_by_chance']:.3g} such documents "
+            "are expected by chance, on average over keys"
+        )
+    if summary["controls"]:
+        c = summary["controls"]
+        lines.append(
+            f"{c['count']} control keys found {c['false_mean']:.3g} such documents on average; at most "
+            f"{c['false_bound']:.3g} are false with a confidence of {c['confidence']:.0%}"
+        )
+    lines.append(f"results: {output}; see them with: wmcore report {output}")
+    return lines
+
+
+def _expanded(inputs: list[str]) -> list[str]:
+    """Inputs with * in a URL expanded (the shell does it for files)."""
+    import fsspec
+
+    found: list[str] = []
+    for given in inputs:
+        if "*" in given and not Path(given).exists():
+            filesystem, path = fsspec.core.url_to_fs(given)
+            matches = sorted(filesystem.glob(path))
+            if not matches:
+                raise WatermarkError(f"input {given}: nothing matches: check the pattern")
+            found += [filesystem.unstrip_protocol(m) for m in matches]
+        else:
+            found.append(given)
+    return found
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _need(*packages: str) -> None:
+    """WatermarkError that names the extra, if a package is missing."""
+    from importlib.util import find_spec
+
+    for package in packages:
+        if find_spec(package) is None:
+            extra = "ray" if package == "ray" else "scan"
+            raise WatermarkError(
+                f"package {package} is not installed: run pip install 'wmcore[{extra}]'"
+            )
+
+
+def _line(record: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(record) + "\n")
+    sys.stdout.flush()
+
+
+def _note(message: str) -> None:
+    typer.echo(f"wmcore: {message}", err=True)

@@ -1,0 +1,180 @@
+"""The HTML page of a scan: one file, no script, nothing fetched, all text escaped."""
+
+import heapq
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wmcore.errors import WatermarkError
+from wmcore.scan.store import read_manifest, read_shard, shards
+
+BINS = 20
+_COLUMNS = [
+    "source",
+    "position",
+    "id",
+    "p_value",
+    "q_value",
+    "length",
+    "windows",
+    "span",
+    "excerpt",
+    "method",
+]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of the histogram, in percent of the picture: left edge, width, height; and what it says."""
+
+    x: float
+    width: float
+    height: float
+    tip: str
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A document with a small p: the passage in three parts, the middle one being the best window."""
+
+    id: str
+    p_value: float
+    q_value: float
+    length: int
+    windows: int
+    method: str
+    span: tuple[int, int] | None
+    before: str
+    inside: str
+    after: str
+
+
+def render(folder: str | os.PathLike, *, hits: int = 200) -> str:
+    """The page of a finished scan, as a string of HTML.
+
+    Parameters
+    ----------
+    folder : str or path
+        Output of the scan.
+    hits : int
+        Documents to list, those with the least p; none with p > 0.001.
+
+    Raises
+    ------
+    WatermarkError
+        If the folder is no output of a scan, or the scan is not finished.
+
+    Notes
+    -----
+    Memory: one shard and the listed documents.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    manifest = read_manifest(folder)
+    if manifest["summary"] is None:
+        raise WatermarkError(
+            f"the scan in {folder} is not finished: run the same 'wmcore scan' to go on"
+        )
+    uniform = np.zeros(BINS, np.int64)
+    decades = np.zeros(9, np.int64)
+    best: list[tuple[float, int, int, dict[str, Any]]] = []
+    errors: list[tuple[str, str]] = []
+    for *_, path in shards(Path(folder)):
+        table = read_shard(path, [*_COLUMNS, "error"])
+        p = table["p_value"].drop_null().to_numpy()
+        uniform += np.histogram(p, BINS, (0.0, 1.0))[0]
+        decades += np.bincount(
+            np.clip(np.floor(-np.log10(np.maximum(p, 1e-300)) + 1e-9), 0, 8).astype(int),
+            minlength=9,
+        )
+        for i in np.flatnonzero(table["p_value"].to_numpy() <= 1e-3).tolist():
+            row = {name: table[name][i].as_py() for name in _COLUMNS}
+            entry = (-row["p_value"], -row["source"], -row["position"], row)
+            (heapq.heappush if len(best) < hits else heapq.heappushpop)(best, entry)
+        if len(errors) < 50:
+            bad = table["error"].is_valid().to_numpy()
+            for i in np.flatnonzero(bad)[: 50 - len(errors)].tolist():
+                errors.append((table["id"][i].as_py(), table["error"][i].as_py()))
+    environment = Environment(
+        loader=PackageLoader("wmcore"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("scan.html").render(
+        manifest=manifest,
+        summary=manifest["summary"],
+        bars=_linear(uniform),
+        expected=_expected(uniform),
+        decades=_logarithmic(decades),
+        hits=[_hit(row) for *_, row in sorted(best, reverse=True)],
+        errors=errors,
+        seconds=manifest["seconds"],
+    )
+
+
+def _linear(counts: np.ndarray) -> list[Bar]:
+    top = max(int(counts.max()), 1)
+    width = 100 / len(counts)
+    return [
+        Bar(
+            i * width,
+            width,
+            100 * c / top,
+            f"p from {i / BINS:.2f} to {(i + 1) / BINS:.2f}: {c:,} documents",
+        )
+        for i, c in enumerate(counts.tolist())
+    ]
+
+
+def _expected(counts: np.ndarray) -> float:
+    """Height of the uniform line, in percent."""
+    return 100 * float(counts.sum()) / len(counts) / max(int(counts.max()), 1)
+
+
+def _logarithmic(counts: np.ndarray) -> list[tuple[str, int, float, float, float]]:
+    """(label, documents, expected, bar width, width of the expected) for each power of ten."""
+    total = int(counts.sum())
+    most = math.log10(max(total, 10)) + 0.5
+    rows = []
+    for i, c in enumerate(counts.tolist()):
+        last = i == len(counts) - 1
+        expected = total * (10.0**-i if last else 0.9 * 10.0**-i)
+        label = (
+            f"p \N{LESS-THAN OR EQUAL TO} 1e-{i}"
+            if last
+            else f"1e-{i + 1} to 1e-{i}"
+            if i
+            else "0.1 to 1"
+        )
+        rows.append((label, c, expected, _width(c, most), _width(expected, most)))
+    return rows
+
+
+def _width(count: float, most: float) -> float:
+    return 100 * max(0.0, math.log10(count) + 0.5) / (most + 0.5) if count > 0 else 0.0
+
+
+def _hit(row: dict[str, Any]) -> Hit:
+    span, excerpt = row["span"], row["excerpt"]
+    parts = ("", "", "")
+    if excerpt is not None and span is not None:
+        text = excerpt["text"]
+        a = min(max(span["start"] - excerpt["start"], 0), len(text))
+        b = min(max(span["end"] - excerpt["start"], a), len(text))
+        parts = (text[:a], text[a:b], text[b:])
+    return Hit(
+        row["id"],
+        row["p_value"],
+        row["q_value"],
+        row["length"],
+        row["windows"],
+        row["method"],
+        None if span is None else (span["start"], span["end"]),
+        *parts,
+    )

@@ -1,0 +1,106 @@
+"""`ScanSettings`: everything but the watermark and the inputs on which a result of a scan depends."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from wmcore.errors import WatermarkError
+
+FIRST_PASSES = ("resamples", "calibrated")
+FDR_METHODS = ("bh", "by")
+
+
+@dataclass(frozen=True)
+class ScanSettings:
+    """The settings of a scan, kept in its manifest; another run into the same output must have the same ones.
+
+    Parameters
+    ----------
+    text_field, id_field, tokens_field : str or None
+        Where a record has its text, its id (default: file and line) and, instead of a text, its token ids.
+    tokenizer : str or None
+        Name of the tokenizer; not needed with a tokens_field.
+    window, stride : int
+        Documents of more tokens than window are tested in windows of that many, which start every stride tokens;
+        the last one ends with the document.
+    resamples, stop_after : int
+        Of the full test: T and h of `Detector.detect`.
+    first : {"resamples", "calibrated"}
+        The fast first pass: a few resamples of the exact test, or a calibrated null (approximate where it decides).
+    first_resamples, first_stop : int
+        Of the first pass: T and h. A document with h hits in it is done.
+    controls : int
+        How many control keys are run over the same documents.
+    fdr : {"bh", "by"}
+        Benjamini-Hochberg or Benjamini-Yekutieli q-values.
+    shard_size : int
+        Records in a shard.
+    max_bytes : int
+        The longest line, file or text that is read.
+    excerpts : bool
+        Whether shards keep the passage around the best window where p <= 0.001.
+    seed : int or None
+        Of all resampled and control keys; None draws one, which the manifest keeps.
+    """
+
+    text_field: str = "text"
+    id_field: str | None = None
+    tokens_field: str | None = None
+    tokenizer: str | None = None
+    window: int = 256
+    stride: int = 128
+    resamples: int = 19_999
+    stop_after: int = 10
+    first: str = "resamples"
+    first_resamples: int = 31
+    first_stop: int = 1
+    controls: int = 0
+    fdr: str = "bh"
+    shard_size: int = 8192
+    max_bytes: int = 4_000_000
+    excerpts: bool = True
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in (
+            "window",
+            "stride",
+            "resamples",
+            "stop_after",
+            "first_resamples",
+            "first_stop",
+            "shard_size",
+            "max_bytes",
+        ):
+            _whole(name, getattr(self, name), 1)
+        _whole("controls", self.controls, 0)
+        if self.stride > self.window:
+            raise WatermarkError(
+                f"stride is {self.stride}, more than the window of {self.window} tokens, so that text would be "
+                "passed over: use a stride of at most the window"
+            )
+        if self.first not in FIRST_PASSES:
+            raise WatermarkError(f"first is {self.first!r}: use one of {', '.join(FIRST_PASSES)}")
+        if self.fdr not in FDR_METHODS:
+            raise WatermarkError(f"fdr is {self.fdr!r}: use one of {', '.join(FDR_METHODS)}")
+        if self.first_stop > self.first_resamples:
+            raise WatermarkError(
+                f"first_stop is {self.first_stop}, more than first_resamples, {self.first_resamples}: "
+                "every document would get the full test; lower it"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, JSON-ready."""
+        return asdict(self)
+
+    def difference(self, other: dict[str, Any]) -> str | None:
+        """The first setting of `other` (as `to_dict` gives it) that is not the same here, in words, or None."""
+        for f in fields(self):
+            mine, theirs = getattr(self, f.name), other.get(f.name)
+            if mine != theirs:
+                return f"{f.name} was {theirs!r} and is now {mine!r}"
+        return None
+
+
+def _whole(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise WatermarkError(f"{name} is {value!r}, but must be a whole number of at least {least}")

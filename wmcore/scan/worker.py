@@ -1,0 +1,231 @@
+"""`Scanner`: documents in, rows of results out. The one place where a scan tokenises and tests, on any engine."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from wmcore.calibration import Calibration
+from wmcore.detect import Detection, Detector
+from wmcore.errors import WatermarkError
+from wmcore.key import Key, PublishedKey
+from wmcore.scan.documents import Batch, Document
+from wmcore.scan.settings import ScanSettings
+from wmcore.scan.two_stage import seed_of, two_stage
+from wmcore.scan.windows import Encoder, characters, check_window, starts
+from wmcore.watermark import Watermark
+
+EXCERPT_BELOW = 1e-3
+_BEFORE, _LONGEST = (
+    200,
+    3000,
+)  # characters of an excerpt before and after the span; of the whole of it
+_WINDOWS = 8192  # windows tested at a time
+Encoded = list[tuple[np.ndarray, Any] | None]
+
+
+class Scanner:
+    """Tests batches of documents for one watermark.
+
+    Parameters
+    ----------
+    watermark : Watermark
+    settings : ScanSettings
+        With a seed.
+    tokenizer : str or tokenizer, optional
+        Default: the settings' tokenizer, unless documents come as token ids.
+    backend, threads
+        As for `Detector`.
+    calibration : Calibration, optional
+        Of a calibrated first pass.
+    """
+
+    def __init__(
+        self,
+        watermark: Watermark,
+        settings: ScanSettings,
+        *,
+        tokenizer: Any = None,
+        backend: str = "auto",
+        threads: int | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        if settings.seed is None:
+            raise WatermarkError("seed is None, but a Scanner needs one: give ScanSettings a seed")
+        check_window(watermark, settings.window)
+        if tokenizer is None and settings.tokens_field is None:
+            tokenizer = settings.tokenizer
+        self.settings = settings
+        self.detector = Detector(watermark, backend=backend, threads=threads, tokenizer=tokenizer)
+        self.calibration = calibration
+        self._encoder = (
+            None
+            if self.detector.tokenizer is None
+            else Encoder(self.detector.tokenizer, settings.window)
+        )
+
+    def encode(self, documents: Sequence[Document]) -> Encoded:
+        """Token ids of each document and what maps them to characters; None where there is an error."""
+        given = [d.text for d in documents if d.text is not None and d.error is None]
+        if given and self._encoder is None:
+            raise WatermarkError(
+                "no tokenizer is given and the watermark names none: give its model's (--tokenizer)"
+            )
+        spans = self.detector.watermark.block_length is not None
+        coded = iter(self._encoder.encode(given, spans) if self._encoder and given else ())
+        return [
+            None
+            if d.error is not None
+            else next(coded)
+            if d.text is not None
+            else (d.tokens if d.tokens is not None else np.empty(0, np.int64), None)
+            for d in documents
+        ]
+
+    def rows(self, batch: Batch, encoded: Encoded | None = None) -> list[dict[str, Any]]:
+        """A row for each document of a batch, in order: see `store.SCHEMA`.
+
+        Rows depend on the watermark, the settings, the document and its shard, not on the rest of the batch.
+        """
+        documents = batch.documents
+        if encoded is None:
+            encoded = self.encode(documents)
+        seed = seed_of(self.settings.seed or 0, batch.source, batch.shard)
+        rows: list[dict[str, Any] | None] = [None] * len(documents)
+        held: list[int] = []
+        windows = 0
+        for i, coded in enumerate(encoded):
+            if coded is None:
+                rows[i] = self._row(batch, documents[i], None, None, [])
+                continue
+            held.append(i)
+            windows += max(1, len(coded[0]) // self.settings.stride)
+            if windows >= _WINDOWS:
+                self._test(batch, held, encoded, rows, seed)
+                held, windows = [], 0
+        self._test(batch, held, encoded, rows, seed)
+        return [row for row in rows if row is not None]
+
+    def _test(
+        self, batch: Batch, held: list[int], encoded: Encoded, rows: list[Any], seed: int
+    ) -> None:
+        """Fill in the rows of the documents with the numbers `held`."""
+        if not held:
+            return
+        settings = self.settings
+        pieces: list[np.ndarray] = []
+        edges: list[tuple[int, list[int], int]] = []  # document, window starts, first piece
+        errors: dict[int, str] = {}
+        arrays, places, failed = self.detector.read([_ids(encoded[i]) for i in held])
+        for place, (_, error) in failed.items():
+            errors[held[place]] = error
+        for array, place in zip(arrays, places, strict=True):
+            at = starts(len(array), settings.window, settings.stride)
+            edges.append((held[place], at, len(pieces)))
+            pieces += [array[s : s + settings.window] for s in at]
+        # A whole text may be too long to align at once; its windows are not.
+        for i in [i for i, e in errors.items() if len(_ids(encoded[i])) > settings.window]:
+            ids = _ids(encoded[i])
+            at = starts(len(ids), settings.window, settings.stride)
+            cut = [ids[s : s + settings.window] for s in at]
+            if not self.detector.read(cut)[2]:
+                del errors[i]
+                edges.append((i, at, len(pieces)))
+                pieces += cut
+        found = two_stage(self.detector, pieces, settings, seed=seed, calibration=self.calibration)
+        controls = [
+            two_stage(Detector(mark, threads=self.detector.threads), pieces, settings, seed=seed)
+            for mark in self._controls()
+        ]
+        for i, at, first in edges:
+            mine = slice(first, first + len(at))
+            p = [_corrected(null[mine]) for null in controls]
+            rows[i] = self._row(batch, batch.documents[i], encoded[i], (at, found[mine]), p)
+        for i, error in errors.items():
+            document = batch.documents[i]
+            failed_document = Document(document.position, document.id, error=error)
+            rows[i] = self._row(batch, failed_document, encoded[i], None, [])
+
+    def _controls(self) -> list[Watermark]:
+        return control_watermarks(
+            self.detector.watermark, self.settings.seed or 0, self.settings.controls
+        )
+
+    def _row(
+        self,
+        batch: Batch,
+        document: Document,
+        coded: tuple[np.ndarray, Any] | None,
+        tested: tuple[list[int], list[Detection]] | None,
+        controls: list[float],
+    ) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "source": batch.source,
+            "position": document.position,
+            "id": document.id,
+            "length": None if coded is None else len(coded[0]),
+            "error": document.error,
+        }
+        if tested is None or coded is None:
+            return row
+        at, found = tested
+        best = min(range(len(at)), key=lambda w: (found[w].p_value, found[w].statistic, w))
+        detection = found[best]
+        first = at[best] + (detection.block or 0)
+        last = first + (self.detector.watermark.block_length or detection.length or 0)
+        p = _corrected(found)
+        row |= {
+            "p_value": p,
+            "statistic": detection.statistic,
+            "shift": detection.shift,
+            "window": {"start": first, "end": last},
+            "windows": len(at),
+            "resamples": sum(d.resamples for d in found),
+            "method": detection.method,
+        }
+        if controls:
+            row["controls"] = controls
+        if document.text is None:
+            return row
+        if (first, last) == (0, len(coded[0])):
+            span: tuple[int, int] | None = (0, len(document.text))
+        else:
+            span = characters(coded[1], first, last)
+        if span is not None:
+            row["span"] = {"start": span[0], "end": span[1]}
+            if p <= EXCERPT_BELOW and self.settings.excerpts:
+                begin = max(0, span[0] - _BEFORE)
+                end = min(span[1] + _BEFORE, begin + _LONGEST)
+                row["excerpt"] = {"start": begin, "text": document.text[begin:end]}
+        return row
+
+
+@lru_cache(maxsize=4)
+def control_watermarks(watermark: Watermark, seed: int, count: int) -> list[Watermark]:
+    """Watermarks like this one with keys that no text carries, made from the scan's seed."""
+    if count and isinstance(watermark.key, PublishedKey) and watermark.its:
+        raise WatermarkError(
+            "controls needs keys of the same law, which a published its key has not: leave controls out"
+        )
+    return [
+        Watermark.create(
+            watermark.scheme,
+            vocab_size=watermark.vocab_size,
+            key_length=watermark.key_length,
+            block_length=watermark.block_length,
+            gap=watermark.gap if watermark.edits else None,
+            key=Key(seed_of(seed, "control", c).to_bytes(32, "little")),
+        )
+        for c in range(count)
+    ]
+
+
+def _ids(coded: tuple[np.ndarray, Any] | None) -> np.ndarray:
+    assert coded is not None
+    return coded[0]
+
+
+def _corrected(found: list[Detection]) -> float:
+    """p of a document: the least p of its windows times their number (Bonferroni), at most 1."""
+    return min(1.0, len(found) * min(d.p_value for d in found if d.p_value is not None))

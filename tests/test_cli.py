@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from wmcore import cli
+from wmcore import Key, Watermark, cli
 
 V = 128
 
@@ -180,6 +180,36 @@ def test_detect_text_files_and_standard_input(wm, mark, letters):
     assert (first.pop("document"), second.pop("document")) == ("a.txt", "stdin")
     assert first == second
     assert first["length"] == 19
+
+
+def test_detect_uses_all_resamples_only_when_asked(wm):
+    Watermark.create("exp", vocab_size=50, key_length=32, key=Key(bytes(32))).save("fixed.json")
+    with open("in.jsonl", "w") as file:
+        file.write(json.dumps({"tokens": [1, 2, 3, 4, 5, 6]}) + "\n")
+    given = ("detect", "-w", "fixed.json", "--tokens-field", "tokens", "--json", "in.jsonl")
+    options = ("--resamples", 5000, "--seed", 1)
+    for stop_after, method in ((50, "sequential"), (7, "sequential"), (0, "permutation")):
+        code, out, _ = wm(*given, *options, "--stop-after", stop_after)
+        assert code == 0
+        (found,) = rows(out)
+        assert found["method"] == method
+        assert (found["resamples"] == 5000) == (stop_after == 0)
+        if stop_after:
+            assert found["hits"] == stop_after
+            assert found["p_value"] == stop_after / found["resamples"]
+    assert rows(wm(*given, *options)[1])[0]["hits"] == 50
+
+
+def test_detect_reports_a_text_shorter_than_the_block(wm):
+    keygen = ("keygen", "--scheme", "exp", "--vocab-size", 9, "--block-length", 4, "-o", "k.json")
+    assert wm(*keygen)[0] == 0
+    with open("in.jsonl", "w") as file:
+        file.write('{"tokens": [1, 2, 3]}\n{"tokens": [1, 2, 3, 4]}\n')
+    code, out, _ = wm("detect", "-w", "k.json", "--tokens-field", "tokens", "--json", "in.jsonl")
+    assert code == 0
+    short, fine = rows(out)
+    assert "block_length 4 exceeds the text's 3 tokens" in short["error"]
+    assert fine["error"] is None
 
 
 def test_detect_text_field(wm, mark, letters):

@@ -31,7 +31,7 @@ class Calibration:
     Attributes
     ----------
     scheme : dict
-        What the null depends on: its, edits, n, gamma (cost units), vocab_size, denominator, block_length.
+        What the null depends on: its, edits, n, gamma (cost units), vocab_size and denominator (its), block_length.
     lengths : int64 [L]
         Calibrated text lengths, ascending.
     statistics : float64 [L, R]
@@ -186,8 +186,9 @@ def _scheme(watermark: Watermark) -> dict[str, Any]:
         "edits": problem.edits,
         "n": problem.n,
         "gamma": problem.gamma,
-        "vocab_size": problem.vocab_size,
-        "denominator": problem.denominator,
+        # Ranks matter to its alone.
+        "vocab_size": problem.vocab_size if problem.its else None,
+        "denominator": problem.denominator if problem.its else None,
         "block_length": watermark.block_length,
     }
 

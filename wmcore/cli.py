@@ -1,4 +1,4 @@
-"""The ``wmcore`` command: keygen, generate, detect, demo.
+"""The ``wmcore`` command: keygen, generate, detect, demo; scan and report are in `cli_scan`.
 
 Exit code 0 whatever is found; 2 for bad usage or input, with one line on standard error that says
 what to do; 130 when interrupted. Everything heavy is imported inside the command that needs it.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from wmcore import textio
+from wmcore import cli_scan, textio
 from wmcore._version import __version__
 from wmcore.errors import WatermarkError
 
@@ -53,7 +53,7 @@ def start(
     if version:
         typer.echo(f"wmcore {__version__}")
     elif context.invoked_subcommand is None:
-        raise WatermarkError("no command given: wmcore -h lists keygen, generate, detect and demo")
+        raise WatermarkError("no command given: wmcore -h lists keygen, generate, detect, demo, scan and report")
 
 
 @app.command(
@@ -204,6 +204,13 @@ def detect(
         bool, typer.Option("--json", help="One JSON object a line instead of a table.")
     ] = False,
     resamples: Annotated[int, typer.Option(min=1, help="Independent keys to compare with.")] = 999,
+    stop_after: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Stop a text once this many of them fit as well as the key; 0 uses them all.",
+        ),
+    ] = 50,
     seed: Annotated[int | None, typer.Option(help="Makes the p-values repeatable.")] = None,
     text_field: Annotated[
         str | None, typer.Option(help="Field of JSON Lines with the text. Default: text.")
@@ -241,7 +248,13 @@ def detect(
     out = sys.stdout.buffer
     try:
         with progress_bar() as bar:
-            results = detect_all(detector, documents, resamples=resamples, seed=seed)
+            results = detect_all(
+                detector,
+                documents,
+                resamples=resamples,
+                stop_after=stop_after or None,
+                seed=seed,
+            )
             for row in bar.track(results, description="documents"):
                 failed += row["error"] is not None
                 tested += 1
@@ -277,6 +290,9 @@ def demo(
     with Path(output).open("w", encoding="utf-8") as page:
         run(SCHEMES if scheme is None else (scheme,), page, seed=seed, stage=note)
     note(f"{output}: each token coloured by how well it fits its key row; open it in a browser")
+
+
+cli_scan.register(app, example)
 
 
 def detect_all(

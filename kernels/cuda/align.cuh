@@ -1,0 +1,130 @@
+// Alignment by one warp: rows of the text lie across the lanes, which walk the key as a wavefront.
+//
+// The recurrence is that of cpu/edit.py, E = min(up, left, diagonal + cost - 2 gamma) with a border of zeros, three
+// operations a cell. E never rises along the key or the text. A text longer than 32 R rows takes several strips, whose
+// last rows go through `row`.
+
+#include "tile.cuh"
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define DPX 1
+#else
+#define DPX 0
+#endif
+
+// One alignment a lane, int32.
+struct Single {
+  long long gamma;  // of the border: row 0 holds -gamma j
+  __device__ int zero() const { return 0; }
+  __device__ int border(int j) const { return gamma == 0 ? 0 : (int)(-gamma * j); }
+  __device__ static int fit(int diagonal, int cost, int left) {
+#if DPX
+    return __viaddmin_s32(diagonal, cost, left);
+#else
+    int sum = diagonal + cost;
+    return sum < left ? sum : left;
+#endif
+  }
+  __device__ static int least(int a, int b) { return a < b ? a : b; }
+};
+
+// Two alignments a lane, int16 each, in units of 2**shift. Values start at `base`, so that both signs are used.
+struct Pair {
+  long long gamma;
+  int shift, base;
+  __device__ int zero() const { return pack_16(base, base); }
+  __device__ int border(int j) const {
+    if (gamma == 0) return zero();
+    int value = base + (int)((-gamma * j) >> shift);
+    return pack_16(value, value);
+  }
+  __device__ static int fit(int diagonal, int cost, int left) {
+#if DPX
+    return (int)__viaddmin_s16x2((u32)diagonal, (u32)cost, (u32)left);
+#else
+    return (int)__vmins2(__vadd2((u32)diagonal, (u32)cost), (u32)left);
+#endif
+  }
+  __device__ static int least(int a, int b) { return (int)__vmins2((u32)a, (u32)b); }
+};
+
+// What a warp is told about one alignment: which key rows (start, start + 1, .. mod n, `length` of them), which tokens.
+struct Job {
+  const int* inverse_i;
+  int k, start, length;
+  int zero_row;
+  int* row_j;  // int32 [length + 1], scratch of this warp; used when k > 32 R
+};
+
+// Calls finish(j, E[k, j]) in lane 31 for j = 1 .. length and step(i, value) for each E[i, i], i = 1 .. k, if wanted.
+template <int R, bool STAGED, class Cells, class Finish, class Step>
+__device__ inline void walk(const Cells cells, const Job& job, const int* tile, int n, int stride, Finish finish,
+                            Step step) {
+  const int lane = threadIdx.x % 32;
+  const int steps = job.length + 31;
+  for (int first = 0; first < job.k; first += 32 * R) {
+    const bool last_strip = first + 32 * R >= job.k;
+    int e[R];
+    int at[R];
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      int i = first + lane * R + r;
+      at[r] = (i < job.k ? job.inverse_i[i] : job.zero_row) * stride;
+      e[r] = cells.zero();
+    }
+    int diagonal = cells.zero(), bottom = cells.zero(), ahead = 0;
+    int p = job.start;
+    for (int s = 0; s < steps; ++s) {  // hot loop
+      const int j = s - lane + 1;
+      int up = __shfl_up_sync(ALL_LANES, bottom, 1);
+      if (first > 0) {  // the row above, 32 columns at a time
+        if (s % 32 == 0) ahead = s + lane + 1 <= job.length ? job.row_j[s + lane + 1] : 0;
+        int above = __shfl_sync(ALL_LANES, ahead, s % 32);
+        if (lane == 0) up = above;
+      } else if (lane == 0) {
+        up = cells.border(j);
+      }
+      if (j >= 1 && j <= job.length) {
+        int corner = diagonal, v = up;
+        diagonal = up;
+#pragma unroll
+        for (int r = 0; r < R; ++r) {
+          int cost = STAGED ? shared_memory[at[r] + p] : tile[at[r] + p];
+          int best = Cells::fit(corner, cost, e[r]);
+          corner = e[r];
+          v = Cells::least(best, v);
+          e[r] = v;
+        }
+        bottom = v;
+        p = p + 1 < n ? p + 1 : 0;
+        if (lane == 31) {
+          if (last_strip)
+            finish(j, v);
+          else
+            job.row_j[j] = v;
+        }
+        step(j, first + lane * R, e);
+      }
+    }
+    __syncwarp();
+  }
+}
+
+struct NoStep {
+  template <int R>
+  __device__ void operator()(int, int, const int (&)[R]) const {}
+};
+
+// The size of a strip that wastes least on a block of k tokens.
+template <bool STAGED, class Cells, class Finish>
+__device__ inline void walk_block(const Cells cells, const Job& job, const int* tile, int n, int stride,
+                                  Finish finish) {
+  if (job.k <= 32)
+    walk<1, STAGED>(cells, job, tile, n, stride, finish, NoStep());
+  else if (job.k <= 64)
+    walk<2, STAGED>(cells, job, tile, n, stride, finish, NoStep());
+  else if (job.k <= 128)
+    walk<4, STAGED>(cells, job, tile, n, stride, finish, NoStep());
+  else
+    walk<8, STAGED>(cells, job, tile, n, stride, finish, NoStep());
+}

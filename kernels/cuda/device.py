@@ -1,0 +1,160 @@
+"""What the host code needs of a device: arrays there and back, and launches. This one is CuPy's; tests have another.
+
+A device offers `processors`, `shared_bytes` (the most that a block can have), `block_threads` (how many threads a
+block of the big kernels gets), `memory_bytes` (what one call may use for scratch), and the methods below.
+"""
+
+import ctypes
+import functools
+import sys
+from typing import Any
+
+import numpy as np
+
+from .source import OPTIONS, source
+
+LEAST_CAPABILITY = 75
+INSTALL = "pip install 'wmcore[cuda13]' (or 'wmcore[cuda12]' for a CUDA 12 driver)"
+
+
+class CupyDevice:
+    """One CUDA device, on the current stream of CuPy."""
+
+    def __init__(self, index: int) -> None:
+        import cupy
+
+        self._cupy = cupy
+        self.index = index
+        attributes = cupy.cuda.Device(index).attributes
+        self.processors = int(attributes["MultiProcessorCount"])
+        self.shared_bytes = int(attributes["MaxSharedMemoryPerBlockOptin"])
+        self.block_threads = 1024
+        self.memory_bytes = 1 << 30
+        self._module = cupy.RawModule(code=source(), options=OPTIONS)
+        self._functions: dict[str, Any] = {}
+        self._last = "none"
+
+    def array(self, values: np.ndarray) -> Any:
+        """A copy on the device, C-contiguous."""
+        with self._cupy.cuda.Device(self.index):
+            return self._cupy.asarray(np.ascontiguousarray(values))
+
+    def full(self, shape: Any, value: int, dtype: Any) -> Any:
+        with self._cupy.cuda.Device(self.index):
+            return self._cupy.full(shape, value, dtype)
+
+    def empty(self, shape: Any, dtype: Any) -> Any:
+        with self._cupy.cuda.Device(self.index):
+            return self._cupy.empty(shape, dtype)
+
+    def adopt(self, exporter: Any) -> Any:
+        """The array of another library's tensor on this device, not copied (DLPack)."""
+        with self._cupy.cuda.Device(self.index):
+            return self._cupy.from_dlpack(exporter)
+
+    def on_stream(self, pointer: int) -> Any:
+        """A context in which launches go to the stream of this cudaStream_t."""
+        return self._cupy.cuda.ExternalStream(pointer, self.index)
+
+    def to_host(self, array: Any) -> np.ndarray:
+        """A copy on the host; here asynchronous errors of earlier launches show."""
+        with self._cupy.cuda.Device(self.index):
+            try:
+                return self._cupy.asnumpy(array)
+            except Exception as error:
+                raise RuntimeError(
+                    f"CUDA failed at or before kernel {self._last!r}, the last one launched: {error}"
+                ) from error
+
+    def launch(
+        self, name: str, grid: tuple[int, int], threads: int, arguments: Any, shared: int = 0
+    ) -> None:
+        """Launch a kernel; arguments are arrays of this device and NumPy scalars of the exact types."""
+        with self._cupy.cuda.Device(self.index):
+            try:
+                function = self._function(name)
+                if shared > function.max_dynamic_shared_size_bytes:
+                    function.max_dynamic_shared_size_bytes = shared
+                function(grid, (threads,), tuple(arguments), shared_mem=shared)
+            except Exception as error:
+                raise RuntimeError(
+                    f"CUDA kernel {name!r} (grid {grid}, {threads} threads, {shared} bytes of shared memory) "
+                    f"could not be launched: {error}"
+                ) from error
+        self._last = name
+
+    def _function(self, name: str) -> Any:
+        if name not in self._functions:
+            self._functions[name] = self._module.get_function(name)
+        return self._functions[name]
+
+    def compile(self) -> None:
+        """Compile and load now (CuPy keeps the result on disk); raises what NVRTC or the driver says."""
+        with self._cupy.cuda.Device(self.index):
+            self._module.compile()
+
+
+@functools.cache
+def device(index: int = 0) -> CupyDevice:
+    """The device of that number. Detection runs on number 0; CUDA_VISIBLE_DEVICES says which that is."""
+    return CupyDevice(index)
+
+
+@functools.cache
+def why_not(index: int = 0) -> str | None:
+    """Why this backend cannot run here, with the remedy; None where it can. Asked once a process."""
+    missing = _no_cupy() or _no_driver(index)
+    if missing:
+        return missing
+    try:
+        device(index).compile()
+    except (
+        Exception
+    ) as error:  # whatever CuPy, NVRTC or the driver raises: the cause is what counts
+        first_line = "".join(str(error).strip().splitlines()[:1])
+        return f"CuPy cannot use the device ({type(error).__name__}: {first_line}): {INSTALL}"
+    return None
+
+
+def _no_cupy() -> str | None:
+    from importlib.util import find_spec
+
+    if find_spec("cupy") is None:
+        return f"CuPy is not installed: {INSTALL}"
+    return None
+
+
+def _no_driver(index: int) -> str | None:
+    """Asks the driver itself, so that a machine without one does not pay for importing CuPy."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return 'there is no NVIDIA driver on this machine: install one, or use backend="cpu"'
+    status = driver.cuInit(0)
+    count = ctypes.c_int()
+    if status == 0:
+        status = driver.cuDeviceGetCount(ctypes.byref(count))
+    if status != 0 or count.value <= index:
+        return (
+            f"the NVIDIA driver shows no CUDA device {index} (status {status}): check nvidia-smi and "
+            'CUDA_VISIBLE_DEVICES, or use backend="cpu"'
+        )
+    capability = capability_of(driver, index)
+    if capability < LEAST_CAPABILITY:
+        return (
+            f"CUDA device {index} has compute capability {capability / 10}, but at least "
+            f'{LEAST_CAPABILITY / 10} is needed: use a newer device, or backend="cpu"'
+        )
+    return None
+
+
+def capability_of(driver: Any, index: int) -> int:
+    """10 * major + minor of a device, from the driver (attributes 75 and 76)."""
+    device = ctypes.c_int()
+    driver.cuDeviceGet(ctypes.byref(device), index)
+    parts = []
+    for attribute in (75, 76):
+        value = ctypes.c_int()
+        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+        parts.append(value.value)
+    return 10 * parts[0] + parts[1]

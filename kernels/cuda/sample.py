@@ -1,0 +1,118 @@
+"""The fused samplers on a device: from another library's logits to tokens, without a copy or a wait.
+
+A sampler is made once for a key. Its calls only launch kernels: results are on the stream, nothing is allocated (after
+the first call with so many rows on a stream), so that calls can be part of a CUDA graph. A row without a distribution
+(all -inf or NaN, or with +inf in it) gives token -1, as on the CPU.
+"""
+
+from typing import Any
+
+import numpy as np
+
+TYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
+"""The logits that the kernels read; 16-bit ones come as int16, which every DLPack consumer knows."""
+
+_I32, _I64 = np.int32, np.int64
+_CAPACITY = 256
+_TILE = 256  # ranks a tile (sample.cu)
+
+
+class _Sampler:
+    def __init__(self, device: Any) -> None:
+        self.device = device
+        self._scratch: dict[int, tuple[int, tuple[Any, ...]]] = {}
+
+    def __call__(
+        self, logits: Any, kind: str, rows: Any, inverse_temperature: float, out: Any, stream: int
+    ) -> None:
+        """Write the tokens.
+
+        logits: DLPack exporter [B, V], elements of a row adjacent; kind: a key of TYPES; rows: int64 [B], key rows;
+        out: int64 [B]; stream: the cudaStream_t on which they are valid, as an integer.
+        """
+        with self.device.on_stream(stream):
+            x, rows, out = (self.device.adopt(a) for a in (logits, rows, out))
+            if x.shape[0] == 0:
+                return
+            row_stride = x.strides[0] // x.itemsize
+            shared = (x, _I32(TYPES[kind]), _I64(row_stride), _I32(x.shape[1]))
+            scale = np.float32(inverse_temperature)
+            self._launch(x.shape, shared, scale, rows, out, self._room(stream, x.shape[0]))
+
+    def _room(self, stream: int, count: int) -> tuple[Any, ...]:
+        """Scratch for `count` rows, one set for each stream: zeros, which every call leaves as zeros."""
+        held, arrays = self._scratch.get(stream, (0, ()))
+        if held < count:
+            held = max(_CAPACITY, 1 << (count - 1).bit_length())
+            arrays = self._make_room(held)
+            self._scratch[stream] = held, arrays
+        return arrays
+
+    def _make_room(self, count: int) -> tuple[Any, ...]:
+        raise NotImplementedError
+
+    def _launch(
+        self, shape: Any, shared: Any, scale: np.float32, rows: Any, out: Any, room: Any
+    ) -> None:
+        raise NotImplementedError
+
+
+class ExpSampler(_Sampler):
+    """Exponential minimum sampling: `cpu.sample.exp_sample`. words: uint32 [8], the secret."""
+
+    def __init__(self, device: Any, words: np.ndarray, domain: int) -> None:
+        super().__init__(device)
+        self._key = device.array(words.astype(np.uint32))
+        self._domain = np.uint32(domain)
+
+    def _make_room(self, count: int) -> tuple[Any, ...]:
+        return self.device.full(count, 0, np.uint64), self.device.full(count, 0, np.uint32)
+
+    def _launch(
+        self, shape: Any, shared: Any, scale: np.float32, rows: Any, out: Any, room: Any
+    ) -> None:
+        chunks = -(-shape[1] // 256)
+        # 16 chunks a block at a time; rows are cut only as far as the device needs to be full.
+        wanted = max(1, 8 * self.device.processors // shape[0])
+        grid = min(-(-chunks // 16), wanted), shape[0]
+        arguments = (*shared, scale, self._key, self._domain, rows, *room, out)
+        _by_rows(self.device, "exp_sample", grid, 256, arguments, 32)
+
+
+class ItsSampler(_Sampler):
+    """Inverse transform sampling: `cpu.sample.its_sample`. order: int32 [V]; words: uint32 [n], one for each row."""
+
+    def __init__(self, device: Any, order: np.ndarray, words: np.ndarray) -> None:
+        super().__init__(device)
+        self._order = device.array(order.astype(_I32))
+        self._words = device.array(words.astype(np.uint32))
+        self._tiles = -(-len(order) // _TILE)
+
+    def _make_room(self, count: int) -> tuple[Any, ...]:
+        tops = self.device.full(count, 0, np.uint32)
+        return tops, self.device.empty((count, self._tiles), _I64)
+
+    def _launch(
+        self, shape: Any, shared: Any, scale: np.float32, rows: Any, out: Any, room: Any
+    ) -> None:
+        tops, sums = room
+        count, tiles = shape[0], _I32(self._tiles)
+        wanted = max(1, 8 * self.device.processors // count)
+        device = self.device
+        _by_rows(
+            device, "its_top", (min(-(-shape[1] // 1024), wanted), count), 256, (*shared, tops)
+        )
+        arguments = (*shared, scale, self._order, tops, tiles, sums)
+        _by_rows(device, "its_tiles", (min(-(-self._tiles // 8), wanted), count), 256, arguments)
+        last = (self._order, self._words, rows, _I32(count), tiles, sums, tops, out)
+        device.launch("its_pick", (-(-count // 4), 1), 128, (*shared, scale, *last))
+
+
+def _by_rows(
+    device: Any, name: str, grid: tuple[int, int], threads: int, arguments: Any, shared: int = 0
+) -> None:
+    if grid[1] > 65535:
+        raise ValueError(
+            f"logits has {grid[1]} rows, but one CUDA launch takes at most 65535: sample in smaller batches"
+        )
+    device.launch(name, grid, threads, arguments, shared)

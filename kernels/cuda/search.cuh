@@ -1,0 +1,134 @@
+// The least alignment of one text with one tile, by the warps of a block: every block of the text, every key window.
+// What counts as found is the visitor's: whether a threshold is met, the least value, or where it is.
+#include "align.cuh"
+
+// hit = 1 if some value is <= threshold.
+struct Decide {
+  int threshold;
+  unsigned char* hit;
+  __device__ bool skip(long long) const { return *(volatile unsigned char*)hit != 0; }
+  __device__ bool wants(int bound) const { return bound <= threshold && !skip(0); }
+  __device__ void found(int value, long long) const {
+    if (value <= threshold) *(volatile unsigned char*)hit = 1;
+  }
+};
+
+// out = the least value, if it is <= most.
+struct Least {
+  int most;
+  int* out;
+  __device__ bool skip(long long) const { return false; }
+  __device__ bool wants(int bound) const { return bound <= most && bound < *(volatile int*)out; }
+  __device__ void found(int value, long long) const {
+    if (value <= most) atomicMin(out, value);
+  }
+};
+
+// out = the least position (block * n + window) of the value.
+struct Place {
+  int value;
+  u64* out;
+  __device__ bool skip(long long position) const { return (u64)position > *(volatile u64*)out; }
+  __device__ bool wants(int bound) const { return bound <= value; }
+  __device__ void found(int found_value, long long position) const {
+    if (found_value == value) atomicMin(out, (u64)position);
+  }
+};
+
+// The same answer in every lane of a warp.
+__device__ inline bool uniform(bool answer) { return __shfl_sync(ALL_LANES, (int)answer, 0) != 0; }
+
+// min over j of E[k, j] + gamma (j - k): a lower bound of E[k, k] of every window that starts in the first
+// length - k + 1 rows (see cpu/edit.py, `edit_bounds`); with gamma 0 and length k, E[k, k] itself.
+// Not inlined: one compiled copy serves every kernel, and a call costs nothing beside what it does.
+template <bool STAGED>
+__device__ __noinline__ int edit_least(const Job job, const int* tile, int n, int stride, long long gamma) {
+  int best = (int)(-gamma * job.k);
+  const int k = job.k;
+  walk_block<STAGED>(Single{gamma}, job, tile, n, stride, [&](int j, int value) {
+    int total = gamma == 0 ? value : value + (int)(gamma * (j - k));
+    best = total < best ? total : best;
+  });
+  return __shfl_sync(ALL_LANES, best, 31);
+}
+
+// Bounds for super-windows of `wide` windows, then of a quarter as many, down to single windows.
+template <bool STAGED, class Visit>
+__device__ inline void search_edits(Job job, const int* tile, const Scheme& s, long long gamma, long long block,
+                                    int lo, int wide, const Visit& visit) {
+  const int end = lo + wide < s.n ? lo + wide : s.n;
+  const int begin = lo;
+  int span = wide;
+  while (lo < end) {
+    int here = lo + span < end ? span : end - lo;
+    job.start = lo;
+    job.length = here + job.k - 1;
+    if (uniform(visit.skip(block * s.n + lo))) return;
+    int value = edit_least<STAGED>(job, tile, s.n, s.stride, span == 1 ? 0 : gamma);
+    if (span == 1) {
+      if (threadIdx.x % 32 == 0) visit.found(value, block * s.n + lo);
+    } else if (uniform(visit.wants(value))) {
+      span /= 4;
+      continue;
+    }
+    lo += span;
+    while (span < wide && (lo - begin) % (4 * span) == 0) span *= 4;
+  }
+}
+
+// Plain alignment: lanes are neighbouring diagonals, along which totals slide from block to block (cpu/align.py).
+template <bool STAGED, class Visit>
+__device__ inline void search_plain(const int* inverse_i, int m, int k, int start, const int* tile, const Scheme& s,
+                                    const Visit& visit) {
+  const bool live = start < s.n;
+  const int first = live ? start : 0;
+  int total = 0, p = first;
+  for (int i = 0; i < k; ++i) {  // hot loop
+    int at = inverse_i[i] * s.stride + p;
+    total += STAGED ? shared_memory[at] : tile[at];
+    p = p + 1 < s.n ? p + 1 : 0;
+  }
+  int out = first;
+  for (int b = 0;; ++b) {
+    if (live && visit.wants(total)) visit.found(total, (long long)b * s.n + out);
+    if (b == m - k || (b % 32 == 31 && uniform(visit.skip((b + 1ll) * s.n)))) break;
+    int gone = inverse_i[b] * s.stride + out, come = inverse_i[b + k] * s.stride + p;
+    total += STAGED ? shared_memory[come] - shared_memory[gone] : tile[come] - tile[gone];
+    p = p + 1 < s.n ? p + 1 : 0;
+    out = out + 1 < s.n ? out + 1 : 0;
+  }
+}
+
+// How a block's warps share the pieces of one text after another: piece g of all goes to warp g % warps.
+struct Turns {
+  long long before;
+  __device__ long long first() const {
+    int warps = blockDim.x / 32, warp = threadIdx.x / 32;
+    return (warp + warps - before % warps) % warps;
+  }
+};
+
+template <bool STAGED, class Visit>
+__device__ inline void search(const Scheme& s, int edits, long long gamma, int wide, const int* inverse_i, int m, int k,
+                              int zero_row, int* row_j, const int* tile, Turns& turns, const Visit& visit) {
+  const int warps = blockDim.x / 32, lane = threadIdx.x % 32;
+  if (edits) {
+    const long long nodes = (s.n + wide - 1) / wide;
+    const long long pieces = (m - k + 1) * nodes;
+    for (long long piece = turns.first(); piece < pieces; piece += warps) {
+      long long b = piece / nodes;
+      int lo = (int)(piece % nodes) * wide;
+      if (uniform(visit.skip(b * s.n + lo))) continue;
+      Job job = {inverse_i + b, k, lo, 0, zero_row, row_j};
+      search_edits<STAGED>(job, tile, s, gamma, b, lo, wide, visit);
+    }
+    turns.before += pieces;
+  } else {
+    const int groups = (s.n + 31) / 32;
+    for (long long group = turns.first(); group < groups; group += warps) {
+      if (uniform(visit.skip(0))) continue;
+      search_plain<STAGED>(inverse_i, m, k, (int)group * 32 + lane, tile, s, visit);
+    }
+    turns.before += groups;
+  }
+}

@@ -1,0 +1,45 @@
+"""The CUDA sources as one text: what NVRTC compiles, and what the tests compile for the host."""
+
+import re
+from pathlib import Path
+
+from .. import constants
+
+_HERE = Path(__file__).parent
+FILES = ("costs.cu", "bound.cu", "search.cu", "prefix.cu", "sample.cu")
+OPTIONS = ("-std=c++17", "-fmad=false")
+"""Compiler options: no contraction of float operations, on which equal bits depend."""
+
+
+def source() -> str:
+    """All kernels and, once each, the headers they include, after the constants of `kernels.constants`.
+
+    One text, because a compiled kernel is cached under a hash of it: an edited header must not find an old one.
+    """
+    names = ["ROUNDS", *sorted(n for n in vars(constants) if n.startswith("DOMAIN_"))]
+    parts = [f"#define {name} {getattr(constants, name)}\n" for name in names]
+    seen: set[str] = set()
+    parts += [_inline(name, seen) for name in FILES]
+    return "".join(parts)
+
+
+def _inline(name: str, seen: set[str]) -> str:
+    if name in seen:
+        return ""
+    seen.add(name)
+    lines = [f'#line 1 "{name}"\n']
+    text = (_HERE / name).read_text(encoding="utf-8")
+    for number, line in enumerate(text.splitlines(keepends=True), start=1):
+        include = re.fullmatch(r'#include "(\w+\.cuh)"\s*', line)
+        if include:
+            lines += [_inline(include[1], seen), f'#line {number + 1} "{name}"\n']
+        else:
+            lines.append(line)
+    return "".join(lines)
+
+
+def entry_points() -> list[str]:
+    """The names of all kernels, in the order of the sources."""
+    return re.findall(
+        r'extern "C" __global__ void(?:\s+__launch_bounds__\(\d+\))?\s+(\w+)\(', source()
+    )

@@ -1,0 +1,108 @@
+// A tile: the costs of one key (or one resample, or a pair of them) for a text's distinct tokens, made by a whole block
+// in shared memory, or in global memory where they do not fit. Row i is the i-th distinct token, column j the key row;
+// row U is zeros, for lanes without a token. The stride is a multiple of 32, so that a warp that walks a wavefront
+// (lane l at row r + l, column j - l) meets 32 banks.
+//
+// Numbers of resample t are those of cpu/resample.py: a function of (seed, t, i, j) alone.
+
+#include "numbers.cuh"
+
+extern __shared__ __align__(16) int shared_memory[];
+
+// What every kernel is told about a scheme.
+struct Scheme {
+  int its, n, stride;
+};
+
+// tile[i][j] = exact cost + offset of resample t. etas_i: int32 [U] (its).
+__device__ inline void fill_resample(const Scheme& s, const u32* seed, long long t, int U, const int* etas_i,
+                                     int offset, int* tile_ij) {
+  int run = (s.n + 15) / 16;
+  u32 pair = (u32)(t / 2);
+  int half = (int)(t % 2) * 16;
+  if (!s.its) {
+    for (long long at = threadIdx.x; at < (long long)U * run; at += blockDim.x) {  // hot loop
+      int i = (int)(at / run), b = (int)(at % run);
+      u32 x[16], y[16];
+      chacha_block(seed, b, i, DOMAIN_NULL_HIGH, pair, x);
+      chacha_block(seed, b, i, DOMAIN_NULL_LOW, pair, y);
+#pragma unroll
+      for (int w = 0; w < 16; ++w) {
+        u32 word = ((x[w] >> half) << 16) | ((y[w] >> half) & 0xFFFFu);
+        int j = w * run + b;
+        if (j < s.n) tile_ij[(long long)i * s.stride + j] = exp_cost(word) + offset;
+      }
+    }
+  } else {
+    int* u_j = tile_ij + (long long)U * s.stride;  // kept where the zeros will be
+    for (int b = threadIdx.x; b < run; b += blockDim.x) {
+      u32 x[16];
+      chacha_block(seed, b, 0, DOMAIN_NULL_UNIFORM, pair, x);
+#pragma unroll
+      for (int w = 0; w < 16; ++w)
+        if (w * run + b < s.n) u_j[w * run + b] = (x[w] >> half) & 0xFFFFu;
+    }
+    __syncthreads();
+    for (long long at = threadIdx.x; at < (long long)U * s.n; at += blockDim.x) {
+      int i = (int)(at / s.n), j = (int)(at % s.n);
+      int d = u_j[j] - etas_i[i];
+      tile_ij[(long long)i * s.stride + j] = (d < 0 ? -d : d) + offset;
+    }
+    __syncthreads();
+  }
+  for (int j = threadIdx.x; j < s.stride; j += blockDim.x) tile_ij[(long long)U * s.stride + j] = 0;
+}
+
+// Two int16 in one word: resample 2 pair in the low half.
+__device__ inline int pack_16(int low, int high) { return (int)(((u32)low & 0xFFFFu) | ((u32)high << 16)); }
+
+// tile[i][j] = (lower bound of cost + offset) >> shift of both resamples of a pair. etas_i: int32 [2, U] (its).
+// exp: from the high halves alone; the least cost of a high half has all low bits set, less 1 for the rounding of logs.
+__device__ inline void fill_pair(const Scheme& s, const u32* seed, long long pair, int U, const int* etas_i,
+                                 int etas_stride, int offset, int shift, int* tile_ij) {
+  int run = (s.n + 15) / 16;
+  if (!s.its) {
+    for (long long at = threadIdx.x; at < (long long)U * run; at += blockDim.x) {  // hot loop
+      int i = (int)(at / run), b = (int)(at % run);
+      u32 x[16];
+      chacha_block(seed, b, i, DOMAIN_NULL_HIGH, (u32)pair, x);
+#pragma unroll
+      for (int w = 0; w < 16; ++w) {
+        int even = (exp_cost((x[w] << 16) | 0xFFFFu) - 1 + offset) >> shift;
+        int odd = (exp_cost(x[w] | 0xFFFFu) - 1 + offset) >> shift;
+        int j = w * run + b;
+        if (j < s.n) tile_ij[(long long)i * s.stride + j] = pack_16(even, odd);
+      }
+    }
+  } else {
+    int* u_j = tile_ij + (long long)U * s.stride;
+    for (int b = threadIdx.x; b < run; b += blockDim.x) {
+      u32 x[16];
+      chacha_block(seed, b, 0, DOMAIN_NULL_UNIFORM, (u32)pair, x);
+#pragma unroll
+      for (int w = 0; w < 16; ++w)
+        if (w * run + b < s.n) u_j[w * run + b] = (int)x[w];
+    }
+    __syncthreads();
+    for (long long at = threadIdx.x; at < (long long)U * s.n; at += blockDim.x) {
+      int i = (int)(at / s.n), j = (int)(at % s.n);
+      int even = (int)((u32)u_j[j] & 0xFFFFu) - etas_i[i];
+      int odd = (int)((u32)u_j[j] >> 16) - etas_i[etas_stride + i];
+      even = ((even < 0 ? -even : even) + offset) >> shift;
+      odd = ((odd < 0 ? -odd : odd) + offset) >> shift;
+      tile_ij[(long long)i * s.stride + j] = pack_16(even, odd);
+    }
+    __syncthreads();
+  }
+  for (int j = threadIdx.x; j < s.stride; j += blockDim.x) tile_ij[(long long)U * s.stride + j] = 0;
+}
+
+// tile[i][j] = costs[source[i]][j] + offset. costs_rj: int32 [R, width].
+__device__ inline void fill_gather(const Scheme& s, const int* costs_rj, long long width, const long long* source_i,
+                                   int U, int offset, int* tile_ij) {
+  for (long long at = threadIdx.x; at < (long long)U * s.n; at += blockDim.x) {
+    int i = (int)(at / s.n), j = (int)(at % s.n);
+    tile_ij[(long long)i * s.stride + j] = costs_rj[source_i[i] * width + j] + offset;
+  }
+  for (int j = threadIdx.x; j < s.stride; j += blockDim.x) tile_ij[(long long)U * s.stride + j] = 0;
+}

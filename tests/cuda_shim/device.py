@@ -1,0 +1,148 @@
+"""A device for `wmcore.kernels.cuda.host`: the very .cu sources, compiled by the host's C++ compiler."""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from contextlib import nullcontext
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wmcore.kernels.cuda.source import entry_points, source
+
+HERE = Path(__file__).parent
+FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-w", "-U_FORTIFY_SOURCE"]
+CANARY = np.uint8(0xA5)
+GUARD = 64
+WIDTH = ctypes.c_uint
+
+
+def compiler() -> str:
+    """The C++ compiler, or the end of the test: a failure on CI, a skip for a user."""
+    found = (
+        os.environ.get("CXX")
+        or shutil.which("c++")
+        or shutil.which("g++")
+        or shutil.which("clang++")
+    )
+    if found:
+        return found
+    reason = "no C++ compiler (c++, g++, clang++ or CXX) to build the CUDA sources for the host"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def program() -> str:
+    """Shim, kernels, and a launcher for each kernel with C linkage."""
+    launchers = [
+        f'extern "C" const char* launch_{name}(unsigned x, unsigned y, int size, int reverse, void** a) '
+        f"{{ return shim::run({name}, x, y, size, reverse, a); }}\n"
+        for name in entry_points()
+    ]
+    memory = "alignas(16) int shared_memory[shim::SHARED_INTS];\n"
+    return "".join([(HERE / "shim.h").read_text(), source(), memory, *launchers])
+
+
+@cache
+def library(arch: int | None = None) -> ctypes.CDLL:
+    """The compiled program; arch: what __CUDA_ARCH__ says (None: not defined). Kept in the temporary folder."""
+    chosen = compiler()
+    flags = [*FLAGS, *([f"-D__CUDA_ARCH__={arch}"] if arch else [])]
+    text = program()
+    digest = hashlib.sha256(repr((chosen, flags, text)).encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"wmcore-cuda-shim-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    path = folder / f"{digest}.so"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            cpp, built = Path(scratch) / "kernels.cpp", Path(scratch) / "kernels.so"
+            cpp.write_text(text)
+            done = subprocess.run(
+                [chosen, *flags, str(cpp), "-o", str(built)],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
+            built.rename(path)
+    loaded = ctypes.CDLL(str(path))
+    for name in entry_points():
+        function = getattr(loaded, f"launch_{name}")
+        function.argtypes = [WIDTH, WIDTH, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
+        function.restype = ctypes.c_char_p
+    return loaded
+
+
+class ShimDevice:
+    """NumPy arrays between canaries, and launches that run every block and thread of a kernel in turn."""
+
+    def __init__(
+        self,
+        *,
+        shared_bytes=16384,
+        processors=3,
+        threads=64,
+        memory=1 << 22,
+        arch=None,
+        reverse=False,
+    ):
+        self.library = library(arch)
+        self.shared_bytes = shared_bytes
+        self.processors = processors
+        self.block_threads = threads
+        self.memory_bytes = memory
+        self.reverse = reverse
+        self.launched: list[str] = []
+        self._guarded: list[np.ndarray] = []
+
+    def empty(self, shape, dtype):
+        dtype = np.dtype(dtype)
+        size = int(np.prod(shape)) * dtype.itemsize
+        memory = np.full(size + 2 * GUARD, CANARY)
+        self._guarded.append(memory)
+        return memory[GUARD : GUARD + size].view(dtype).reshape(shape)
+
+    def array(self, values):
+        out = self.empty(np.shape(values), np.asarray(values).dtype)
+        out[...] = values
+        return out
+
+    def full(self, shape, value, dtype):
+        out = self.empty(shape, dtype)
+        out[...] = value
+        return out
+
+    def to_host(self, array):
+        return array.copy()
+
+    def adopt(self, exporter):
+        return np.from_dlpack(exporter)
+
+    def on_stream(self, pointer):
+        return nullcontext()
+
+    def launch(self, name, grid, threads, arguments, shared=0):
+        assert shared <= self.shared_bytes
+        assert all(g >= 1 for g in grid)
+        kept, pointers = [], (ctypes.c_void_p * len(arguments))()
+        for i, argument in enumerate(arguments):
+            if isinstance(argument, np.ndarray):
+                argument = np.uintp(argument.ctypes.data)
+            assert isinstance(argument, np.generic), f"{name}: argument {i} has no type"
+            kept.append(np.array(argument))
+            pointers[i] = kept[-1].ctypes.data
+        message = getattr(self.library, f"launch_{name}")(
+            *grid, threads, int(self.reverse), pointers
+        )
+        assert message is None, f"{name}: {message.decode()}"
+        for memory in self._guarded:
+            edges = np.concatenate([memory[:GUARD], memory[-GUARD:]])
+            assert (edges == CANARY).all(), f"{name}: wrote outside an array"
+        self._guarded = self._guarded[-200:]
+        self.launched.append(name)

@@ -11,7 +11,7 @@ import numpy as np
 
 from .packing import Problem, Texts
 
-BACKENDS = ("auto", "cpu")
+BACKENDS = ("auto", "cpu", "cuda")
 
 
 class Backend(Protocol):
@@ -89,10 +89,18 @@ class Backend(Protocol):
 def resolve(name: str = "auto") -> Backend:
     """The backend called `name`, or what WMCORE_BACKEND says where `name` is "auto".
 
-    Raises ValueError for an unknown name. A named backend works or raises with the real cause.
+    Raises ValueError for an unknown name. A named backend works or raises ValueError with the real cause; "auto"
+    takes "cuda" where CuPy and a device work, else "cpu".
     """
     if name == "auto":
         name = os.environ.get("WMCORE_BACKEND", "auto")
     if name not in BACKENDS:
         raise ValueError(f"backend {name!r} is not known: use one of {', '.join(BACKENDS)}")
+    if name != "cpu":
+        cuda = importlib.import_module(".cuda", __name__)
+        why_not = cuda.why_not()
+        if why_not is None:
+            return cuda  # type: ignore[return-value]
+        if name == "cuda":
+            raise ValueError(f'backend "cuda" cannot run here: {why_not}')
     return importlib.import_module(".cpu", __name__)  # type: ignore[return-value]

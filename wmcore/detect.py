@@ -108,8 +108,8 @@ class Detector:
     Parameters
     ----------
     watermark : Watermark
-    backend : {"auto", "cpu"}
-        "auto" takes the best one that works; `Detection.backend` says which ran.
+    backend : {"auto", "cpu", "cuda"}
+        "auto" takes "cuda" where CuPy and a device work, else "cpu"; `Detection.backend` says which ran.
     threads : int, optional
         CPU threads (default: the cores this process may use). No result depends on it.
     tokenizer : str or tokenizer, optional
@@ -118,7 +118,8 @@ class Detector:
     Raises
     ------
     WatermarkError
-        For an unknown backend, a bad number of threads, or a tokenizer with more tokens than the watermark.
+        For a backend that is unknown or cannot run here (with the reason), a bad number of threads, or a tokenizer
+        with more tokens than the watermark.
     """
 
     def __init__(

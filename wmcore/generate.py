@@ -224,7 +224,9 @@ class _Loop:
                     logits = logits[torch.from_numpy(active).to(logits.device)]
                 drawn = self.pick(logits, (starts[active] + i) % self.key_length)
                 inputs = torch.zeros(len(prompts), 1, dtype=torch.long)
-                inputs[active, 0] = drawn.cpu()
+                drawn = drawn.cpu()
+                sampling.check_tokens(drawn)
+                inputs[active, 0] = drawn
                 for b in active:
                     texts[b].append(int(inputs[b, 0]))
                 bar.advance(task, len(active))
@@ -286,11 +288,11 @@ def _picker(
                 )
             logits = logits[:, : watermark.vocab_size]
         if not warpers:
-            return draw(logits, rows, 1 / temperature)
+            return draw(logits, rows, 1 / temperature, check=False)
         logits = logits.float()
         for warper in warpers:
             logits = warper(None, logits)
-        return draw(logits, rows, 1.0)
+        return draw(logits, rows, 1.0, check=False)
 
     return pick
 

@@ -1,19 +1,24 @@
 """The draw of one token per row of logits: which kernel, on which device, with which key.
 
-A drawer is a callable ``draw(logits, rows, inverse_temperature) -> tokens``:
+A drawer is a callable ``draw(logits, rows, inverse_temperature, check=True) -> tokens``:
 
     logits: torch float tensor [B, V], any device; -inf means "never".
-    rows: NumPy int64 [B], the key row of each draw.
+    rows: NumPy int64 [B], the key row of each draw; or a tensor on the logits' device.
     inverse_temperature: float > 0, multiplies the logits.
     tokens: torch int64 [B] on the logits' device.
 
 It raises `WatermarkError` for logits that have no distribution (a row that is all -inf or NaN, or
-that contains +inf). Time O(B * V); memory: one float32 copy of logits that are not on the CPU.
+that contains +inf). On a CUDA device that means waiting for the result: with check=False the row's
+token is -1 instead, and `check_tokens` raises when the tokens are looked at.
+
+CUDA logits (float32, bfloat16 or float16) are read where they are, by a fused kernel on torch's
+current stream, if the CUDA backend works; else they are copied to the CPU. Both give the same tokens.
+Time O(B * V); memory: one float32 copy of logits that are copied.
 """
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +30,14 @@ if TYPE_CHECKING:
     from wmcore.watermark import Watermark
 
 Rows = NDArray[np.int64]
-Draw = Callable[[Any, Rows, float], Any]
+
+
+class Draw(Protocol):
+    """See the module's docstring."""
+
+    def __call__(
+        self, logits: Any, rows: Any, inverse_temperature: float, check: bool = True
+    ) -> Any: ...
 
 
 def watermarked(watermark: "Watermark") -> Draw:
@@ -61,7 +73,12 @@ def _exp(words: NDArray[np.uint32], domain: int) -> Draw:
     def kernel(logits: Any, scale: np.float32, rows: Rows, out: Rows) -> None:
         exp_sample(logits, scale, words, domain, rows, out)
 
-    return _on_cpu(kernel)
+    def sampler(device: Any) -> Any:
+        from wmcore.kernels.cuda.sample import ExpSampler
+
+        return ExpSampler(device, words, domain)
+
+    return _fused(_on_cpu(kernel), sampler)
 
 
 def _its(order: NDArray[np.int32], row_words: NDArray[np.uint32]) -> Draw:
@@ -70,7 +87,72 @@ def _its(order: NDArray[np.int32], row_words: NDArray[np.uint32]) -> Draw:
     def kernel(logits: Any, scale: np.float32, rows: Rows, out: Rows) -> None:
         its_sample(logits, scale, order, row_words[rows], out)
 
-    return _on_cpu(kernel)
+    def sampler(device: Any) -> Any:
+        from wmcore.kernels.cuda.sample import ItsSampler
+
+        return ItsSampler(device, order, row_words)
+
+    return _fused(_on_cpu(kernel), sampler)
+
+
+def _fused(on_cpu: Draw, make: Callable[[Any], Any]) -> Draw:
+    """Draw on CUDA tensors with make(device), a sampler of `wmcore.kernels.cuda`, where that works."""
+    samplers: dict[int, Any] = {}  # by device number; None: does not work there
+
+    def draw(logits: Any, rows: Any, inverse_temperature: float, check: bool = True) -> Any:
+        if not logits.is_cuda:
+            return on_cpu(logits, rows, inverse_temperature)
+        index = logits.device.index
+        if index not in samplers:
+            from wmcore.kernels.cuda.device import device, why_not
+
+            samplers[index] = make(device(index)) if why_not(index) is None else None
+        if samplers[index] is None:
+            return on_cpu(logits, rows, inverse_temperature)
+        import torch
+
+        stream = torch.cuda.current_stream(logits.device).cuda_stream
+        tokens = on_device(samplers[index], logits, rows, inverse_temperature, stream)
+        if check:
+            check_tokens(tokens)
+        return tokens
+
+    return draw
+
+
+def on_device(
+    sampler: Any,
+    logits: Any,
+    rows: Any,
+    inverse_temperature: float,
+    stream: int,
+    out: Any = None,
+) -> Any:
+    """Launch a sampler of `wmcore.kernels.cuda` on a stream; nothing waits. Returns the tokens.
+
+    For a CUDA graph, give rows and out (int64 [B]) as tensors on the device, and call it once before
+    the capture.
+    """
+    import torch
+
+    from wmcore.kernels.cuda.sample import TYPES
+
+    x = logits.detach()
+    kind = str(x.dtype).removeprefix("torch.")
+    if kind not in TYPES:
+        x, kind = x.float(), "float32"
+    if x.stride(1) != 1:
+        x = x.contiguous()
+    if kind != "float32":
+        x = x.view(torch.int16)
+    if not torch.is_tensor(rows):
+        rows = torch.from_numpy(np.ascontiguousarray(rows, np.int64))
+        if x.is_cuda:  # pinned memory: the copy does not wait
+            rows = rows.pin_memory().to(x.device, non_blocking=True)
+    if out is None:
+        out = torch.empty(len(x), dtype=torch.int64, device=x.device)
+    sampler(x, kind, rows, inverse_temperature, out, stream)
+    return out
 
 
 def _on_cpu(kernel: Callable[[Any, np.float32, Rows, Rows], None]) -> Draw:
@@ -79,9 +161,11 @@ def _on_cpu(kernel: Callable[[Any, np.float32, Rows, Rows], None]) -> Draw:
 
     cores = threads.available()
 
-    def draw(logits: Any, rows: Rows, inverse_temperature: float) -> Any:
+    def draw(logits: Any, rows: Any, inverse_temperature: float, check: bool = True) -> Any:
         import torch
 
+        if torch.is_tensor(rows):
+            rows = rows.cpu().numpy()
         x = np.ascontiguousarray(logits.detach().to("cpu", torch.float32).numpy())
         scale = np.float32(inverse_temperature)
         out = np.empty(len(rows), np.int64)
@@ -99,14 +183,19 @@ def _exp_table(xi: NDArray[np.float32]) -> Draw:
 
     table = torch.from_numpy(xi)
 
-    def draw(logits: Any, rows: Rows, inverse_temperature: float) -> Any:
+    def draw(logits: Any, rows: Any, inverse_temperature: float, check: bool = True) -> Any:
         x = logits.detach().to("cpu", torch.float32).nan_to_num(-torch.inf, torch.inf, -torch.inf)
-        gumbel = -(-table[torch.from_numpy(rows)].log()).log()
+        gumbel = -(-table[torch.as_tensor(rows, device="cpu")].log()).log()
         best, tokens = (x * inverse_temperature + gumbel).max(dim=1)
         _check(0 if bool(best.isfinite().all()) else -1)
         return tokens.to(logits.device)
 
     return draw
+
+
+def check_tokens(tokens: Any) -> None:
+    """Raise WatermarkError if a token is -1: its row had no distribution. tokens: torch int64 [B]."""
+    _check(int(tokens.min()))
 
 
 def _check(least_token: int) -> None:

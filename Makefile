@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q -c constraints.txt
 INPUTS := setup.py pyproject.toml constraints.txt wmcore/_version.py
 
-.PHONY: demo test slow check bench gpu experiments clean help
+.PHONY: demo test slow check bench peers gpu experiments clean help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -31,11 +31,19 @@ check: $(VENV)/.have-check  ## formatting, lint and types
 	cd build/check && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml \
 		--cache-dir ../../.mypy_cache -p wmcore
 
-bench: $(VENV)/.have-bench  ## kernel timings
-	$(BIN)/python -m pytest benchmarks/bench_*.py -m "" --benchmark-only --benchmark-columns=median,iqr,rounds
+bench: $(VENV)/.have-bench  ## kernel timings and scaling: benchmarks/results/{kernels,scaling}.json
+	mkdir -p benchmarks/results/raw
+	$(BIN)/python -m pytest benchmarks/bench_*.py -m "" --benchmark-only --benchmark-warmup=on \
+		--benchmark-columns=median,iqr,rounds --benchmark-json=benchmarks/results/raw/bench.json
+	$(BIN)/python benchmarks/summary.py benchmarks/results/raw/bench.json
+	$(BIN)/python benchmarks/scaling.py
 
-experiments: $(VENV)/.have-bench  ## detection power with a real model, as in the paper
-	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/power.py
+peers: $(VENV)/.have-bench  ## whole detections against peers: NEWS=texts.jsonl PEERS=checkout[:checkout]
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/peers.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/features.py
+
+experiments: $(VENV)/.have-bench  ## detection power with a real model, as in the paper: NEWS=texts.jsonl
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/power.py $(NEWS)
 
 gpu: $(VENV)/.have-test  ## the tests that need a CUDA device
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m gpu; status=$$?; \

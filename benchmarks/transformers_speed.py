@@ -1,8 +1,10 @@
 """Our generation loop against `model.generate`, and our draw against softmax + torch.multinomial, in one run.
 
-    python benchmarks/transformers_speed.py [repeats]
+    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/transformers_speed.py [repeats]
 
-SmolLM2-135M-Instruct, batch 16, 200 new tokens; the sides alternate. Writes results/transformers_speed.json.
+SmolLM2-135M-Instruct, batch 16, 200 new tokens; the sides alternate. On a machine that others use, give both sides
+one core as above: torch's threads spin, and lose a factor of ten when they cannot all run. Writes
+results/transformers_speed.json.
 """
 
 import json

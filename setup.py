@@ -26,7 +26,13 @@ def packages() -> list[str]:
 
 TOKENIZER = ["transformers>=4.56,<6", "gguf>=0.17,<1"]
 GENERATE = [*TOKENIZER, "torch>=2.6,<3", "accelerate>=1.1,<2"]
-TEST = ["pytest>=8.3,<10", "pytest-timeout>=2.3,<3", "hypothesis>=6.100,<7", "scipy>=1.13,<2"]
+SCAN = ["pyarrow>=17", "fsspec>=2024.6", "scipy>=1.13,<2", "zstandard>=0.22,<1"]
+RAY = [*SCAN, "ray[data]>=2.51,<3"]
+TEST = [
+    *("pytest>=8.3,<10", "pytest-timeout>=2.3,<3", "hypothesis>=6.100,<7", "scipy>=1.13,<2"),
+    *SCAN,
+    "datasets>=3.2",
+]
 CHECK = ["ruff>=0.17.6,<0.18", "mypy>=2.4,<3"]
 BENCH = ["pytest>=8.3,<10", "pytest-benchmark>=5.1,<6", "matplotlib>=3.9,<4"]
 
@@ -60,6 +66,8 @@ setup(
         "tokenizer": TOKENIZER,
         "generate": GENERATE,
         "demo": GENERATE,
+        "scan": [*TOKENIZER, *SCAN],
+        "ray": [*TOKENIZER, *RAY],
         "test": TEST,
         "check": CHECK,
         "bench": BENCH,

@@ -5,9 +5,7 @@ positions s * shard_size up to (s + 1) * shard_size: what a shard holds never de
 that cannot be used becomes a `Document` with an error; an input that breaks off ends with one.
 """
 
-import gzip
 import hashlib
-import io
 import json
 import posixpath
 import zlib
@@ -19,6 +17,7 @@ import numpy as np
 
 from wmcore.errors import WatermarkError
 from wmcore.scan.documents import BATCH_BYTES, BATCH_DOCUMENTS, Batch, Document
+from wmcore.scan.packed import unpacked
 from wmcore.scan.settings import ScanSettings
 from wmcore.textio import text_of
 
@@ -102,7 +101,7 @@ class Source:
         total = max(int(self.filesystem.info(path).get("size") or 0), 1)
         limit = settings.max_bytes
         with self.filesystem.open(path, "rb") as raw:
-            stream = _unpacked(raw, path)
+            stream = unpacked(raw, PACKED.get(posixpath.splitext(path.lower())[1]))
             position = 0
             while line := stream.readline(limit + 1):
                 tail = line
@@ -221,19 +220,6 @@ def _folder(filesystem: Any, path: str, given: str) -> list[Source]:
     if texts:
         sources.append(Source("text", given, texts, filesystem))
     return sources
-
-
-def _unpacked(raw: Any, path: str) -> Any:
-    packed = PACKED.get(posixpath.splitext(path.lower())[1])
-    if packed == "gzip":
-        return io.BufferedReader(gzip.GzipFile(fileobj=raw, mode="rb"), 1 << 16)  # type: ignore[arg-type]
-    if packed == "zstd":
-        import pyarrow as pa
-
-        # Arrow notices a frame that breaks off; small reads lose little of what came before.
-        stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
-        return io.BufferedReader(stream, 1 << 14)
-    return io.BufferedReader(raw, 1 << 18)
 
 
 class _Broken:

@@ -182,3 +182,26 @@ def sequential_p_value(phi, null, h):
         if hits == h:
             return h / used, used
     return (1 + hits) / (len(null) + 1), len(null)
+
+
+# The published code's samplers
+
+
+def published_exp_place(probs, pi, xi):
+    """argmax of xi[i] ** (1 / p), p = probs[pi[i]], by its logarithm (a power would underflow)."""
+    scores = [
+        math.log(u) / p if u > 0 and p > 0 else -math.inf
+        for u, p in zip(xi, (probs[v] for v in pi), strict=True)
+    ]
+    return scores.index(max(scores)) if max(scores) > -math.inf else -1
+
+
+def published_its_token(probs, pi, u):
+    """The first token in order pi at which the running sum of probabilities is at least u."""
+    total, last = 0.0, -1
+    for v in pi:
+        total += probs[v]
+        last = v if probs[v] > 0 else last
+        if total >= u:
+            return v
+    return last

@@ -81,7 +81,7 @@ def test_worker_killed_in_the_middle(cluster, tokens_files, local, tmp_path):
                 ours = driver.pid in [p.pid for p in process.parents()]
                 if ours and name.startswith("ray::") and "_Tester" in name and out.exists():
                     process.kill()
-                    killed.append(process.pid)
+                    killed.append(len(shard_bytes(out)))
                     return
 
     killer = threading.Thread(target=kill)
@@ -89,6 +89,7 @@ def test_worker_killed_in_the_middle(cluster, tokens_files, local, tmp_path):
     rows = list(scan(tokens_files, MARK, out, engine=ray_shards(actors=2), **OPTIONS))
     killer.join()
     assert killed
+    assert killed[0] < len(local)
     assert len(rows) == 900
     assert shard_bytes(out) == local
 
@@ -106,10 +107,7 @@ def test_scan_of_a_dataset(cluster, tokens_files):
     assert all(r["wm_p_value"] is not None for i, r in by_id.items() if i != "d5")
 
 
-def test_no_cluster_there():
-    if ray.is_initialized():
-        ray.shutdown()
+def test_no_cluster_there(tokens_files):
+    ray.shutdown()
     with pytest.raises(WatermarkError, match="no Ray cluster answers"):
-        list(
-            scan([__file__.replace(".py", ".txt")], MARK, engine=ray_shards(address="127.0.0.1:1"))
-        )
+        list(scan(tokens_files, MARK, engine=ray_shards(address="127.0.0.1:1"), **OPTIONS))

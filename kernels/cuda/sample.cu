@@ -39,11 +39,25 @@ __device__ inline float reach(float bound, float best) {
   return __int_as_float(bits + (1 << 13));
 }
 
-// The best (score, lowest token) of this block's tokens of row b goes to keys_b[b]; the last block of a row writes out.
-// A half-warp takes 256 tokens, a lane one ChaCha block: its 16 tokens lie 16 apart.
+// x[w] = the logits of the tokens 256 s + 16 w + lane, -inf past the vocabulary. Returns the greatest that is a number.
 template <int TYPE>
-__device__ inline void exp_body(const void* logits, long long row_stride, int V, float scale, const u32* secret,
-                                u32 domain, const long long* rows_b, u64* keys_b, u32* tickets_b, long long* out_b) {
+__device__ inline float load_16(const void* logits, long long row, int V, int s, int lane, float* x) {
+  float top = MINUS_INFINITY;
+#pragma unroll
+  for (int w = 0; w < 16; ++w) {
+    long long v = 256ll * s + 16 * w + lane;
+    x[w] = v < V ? logit<TYPE>(logits, row + v) : MINUS_INFINITY;
+    top = x[w] > top ? x[w] : top;
+  }
+  return top;
+}
+
+// The best (score, lowest token) of this block's tokens of row b goes to keys_b[b]; the last block of a row writes out.
+// A half-warp takes 256 tokens, a lane one ChaCha block: its 16 tokens lie 16 apart. As on the CPU, no words are made
+// where no logit can win with the greatest Gumbel number, and no Gumbel numbers where no word is large enough.
+extern "C" __global__ void __launch_bounds__(256)
+    exp_sample(const void* logits, int dtype, long long row_stride, int V, float scale, const u32* secret, u32 domain,
+               const long long* rows_b, u64* keys_b, u32* tickets_b, long long* out_b) {
   u64* block_key = (u64*)shared_memory;
   u32* block_best = (u32*)(block_key + 1);
   const int b = blockIdx.y, lane = threadIdx.x % 16;
@@ -57,13 +71,10 @@ __device__ inline void exp_body(const void* logits, long long row_stride, int V,
   const int at_once = blockDim.x / 16, chunks = (V + 255) / 256;
   for (int from = blockIdx.x * at_once; from < chunks; from += gridDim.x * at_once) {  // hot loop
     const int s = from + threadIdx.x / 16;
-    float x[16], top = MINUS_INFINITY;
-#pragma unroll
-    for (int w = 0; w < 16; ++w) {
-      long long v = 256ll * s + 16 * w + lane;
-      x[w] = v < V ? logit<TYPE>(logits, b * row_stride + v) : MINUS_INFINITY;
-      top = x[w] > top ? x[w] : top;
-    }
+    float x[16];
+    const float top = dtype == 0   ? load_16<0>(logits, b * row_stride, V, s, lane, x)
+                      : dtype == 1 ? load_16<1>(logits, b * row_stride, V, s, lane, x)
+                                   : load_16<2>(logits, b * row_stride, V, s, lane, x);
     const float best = unordered(*(volatile u32*)block_best);
     const float bound = __fmaf_rn(top, scale, GUMBEL_MAX);
     bool alive = top > MINUS_INFINITY && bound >= best;  // equal scores go on: the lower token wins
@@ -97,17 +108,6 @@ __device__ inline void exp_body(const void* logits, long long row_stride, int V,
     const bool good = key != 0 && unordered((u32)(key >> 32)) < INFINITY_F;
     out_b[b] = good ? (long long)(~(u32)key) : -1;
   }
-}
-
-extern "C" __global__ void __launch_bounds__(256)
-    exp_sample(const void* logits, int dtype, long long row_stride, int V, float scale, const u32* secret, u32 domain,
-               const long long* rows_b, u64* keys_b, u32* tickets_b, long long* out_b) {
-  if (dtype == 0)
-    exp_body<0>(logits, row_stride, V, scale, secret, domain, rows_b, keys_b, tickets_b, out_b);
-  else if (dtype == 1)
-    exp_body<1>(logits, row_stride, V, scale, secret, domain, rows_b, keys_b, tickets_b, out_b);
-  else
-    exp_body<2>(logits, row_stride, V, scale, secret, domain, rows_b, keys_b, tickets_b, out_b);
 }
 
 __device__ inline float any_logit(const void* logits, int dtype, long long at) {

@@ -3,7 +3,8 @@
 // row U is zeros, for lanes without a token. The stride is a multiple of 32, so that a warp that walks a wavefront
 // (lane l at row r + l, column j - l) meets 32 banks.
 //
-// Numbers of resample t are those of cpu/resample.py: a function of (seed, t, i, j) alone.
+// Numbers of resample t are those of cpu/resample.py: a function of (seed, t, i, j) alone. The functions below are not
+// inlined: one compiled copy serves every kernel.
 
 #include "numbers.cuh"
 
@@ -15,7 +16,7 @@ struct Scheme {
 };
 
 // tile[i][j] = exact cost + offset of resample t. etas_i: int32 [U] (its).
-__device__ inline void fill_resample(const Scheme& s, const u32* seed, long long t, int U, const int* etas_i,
+__device__ __noinline__ void fill_resample(const Scheme& s, const u32* seed, long long t, int U, const int* etas_i,
                                      int offset, int* tile_ij) {
   int run = (s.n + 15) / 16;
   u32 pair = (u32)(t / 2);
@@ -58,7 +59,7 @@ __device__ inline int pack_16(int low, int high) { return (int)(((u32)low & 0xFF
 
 // tile[i][j] = (lower bound of cost + offset) >> shift of both resamples of a pair. etas_i: int32 [2, U] (its).
 // exp: from the high halves alone; the least cost of a high half has all low bits set, less 1 for the rounding of logs.
-__device__ inline void fill_pair(const Scheme& s, const u32* seed, long long pair, int U, const int* etas_i,
+__device__ __noinline__ void fill_pair(const Scheme& s, const u32* seed, long long pair, int U, const int* etas_i,
                                  int etas_stride, int offset, int shift, int* tile_ij) {
   int run = (s.n + 15) / 16;
   if (!s.its) {
@@ -98,7 +99,7 @@ __device__ inline void fill_pair(const Scheme& s, const u32* seed, long long pai
 }
 
 // tile[i][j] = costs[source[i]][j] + offset. costs_rj: int32 [R, width].
-__device__ inline void fill_gather(const Scheme& s, const int* costs_rj, long long width, const long long* source_i,
+__device__ __noinline__ void fill_gather(const Scheme& s, const int* costs_rj, long long width, const long long* source_i,
                                    int U, int offset, int* tile_ij) {
   for (long long at = threadIdx.x; at < (long long)U * s.n; at += blockDim.x) {
     int i = (int)(at / s.n), j = (int)(at % s.n);

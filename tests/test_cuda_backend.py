@@ -1,0 +1,256 @@
+"""The CUDA backend as a backend: its functions are the CPU's, it is chosen where it works, and it says why not."""
+
+import ctypes
+import importlib.util
+import inspect
+import sys
+
+import numpy as np
+import pytest
+from cuda_shim.device import ShimDevice, compiler
+
+from wmcore import SCHEMES, Detector, Key, Watermark, WatermarkError
+from wmcore.kernels import Backend, cpu, cuda, resolve
+from wmcore.kernels.cuda import device as cuda_device
+from wmcore.prefix import prefix_curve
+
+FUNCTIONS = [n for n, f in vars(Backend).items() if inspect.isfunction(f) and n[0] != "_"]
+
+
+@pytest.fixture
+def shim(monkeypatch):
+    """The CUDA backend on the host."""
+    device = ShimDevice(shared_bytes=1 << 15)
+    monkeypatch.setattr(cuda_device, "device", lambda index=0: device)
+    monkeypatch.setattr(cuda_device, "why_not", lambda index=0: None)
+    return device
+
+
+@pytest.fixture
+def no_cache():
+    cuda_device.why_not.cache_clear()
+    yield
+    cuda_device.why_not.cache_clear()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_signatures_are_the_same(name):
+    theirs = inspect.signature(getattr(cuda, name))
+    assert theirs == inspect.signature(getattr(cpu, name))
+    contract = list(inspect.signature(getattr(Backend, name)).parameters.values())[1:]
+    assert list(theirs.parameters.values()) == contract
+
+
+def test_both_backends_offer_the_same():
+    def public(module):
+        names = vars(module).items()
+        return {n for n, f in names if inspect.isfunction(f) and f.__module__ == module.__name__}
+
+    mine = {n for n in public(cuda) if n[0] != "_"} - {"why_not"}
+    assert mine == {n for n in public(cpu) if n[0] != "_"} == set(FUNCTIONS)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("block_length", [None, 9])
+def test_detection_is_the_cpus(shim, scheme, block_length):
+    watermark = Watermark.create(
+        scheme, vocab_size=90, key_length=33, key=Key(bytes(32)), block_length=block_length
+    )
+    rng = np.random.default_rng(5)
+    texts = [rng.integers(0, 90, size=m) for m in (9, 24, 31, 3)]
+    costs, rows = Detector(watermark, backend="cpu").costs.costs(np.arange(90), cpu, 1)
+    texts[1] = costs[rows][:, (4 + np.arange(24)) % 33].argmin(axis=0)  # fits at shift 4
+    found = Detector(watermark, backend="cuda").detect(texts, resamples=70, seed=3, alignment=True)
+    expected = Detector(watermark, backend="cpu").detect(
+        texts, resamples=70, seed=3, alignment=True
+    )
+    for a, b in zip(found, expected, strict=True):
+        assert (a.backend, b.backend) == ("cuda", "cpu")
+        assert {**a.to_dict(), "backend": ""} == {**b.to_dict(), "backend": ""}
+    assert found[1].p_value == 1 / 71
+    assert found[1].shift == (4 + found[1].block) % 33
+    assert "observe" in shim.launched
+    assert "hits" in shim.launched
+    assert ("bound" in shim.launched) == scheme.endswith("edit")
+
+
+def test_prefix_curve_and_stopping_are_the_cpus(shim):
+    watermark = Watermark.create("exp-edit", vocab_size=50, key_length=20)
+    text = np.random.default_rng(1).integers(0, 50, size=17)
+    one, two = (Detector(watermark, backend=name) for name in ("cuda", "cpu"))
+    a, b = (prefix_curve(d, text, resamples=21, seed=2) for d in (one, two))
+    assert (a.p_value == b.p_value).all()
+    assert (a.statistic == b.statistic).all()
+    a, b = (d.detect([text, text[:5]], resamples=500, seed=2, stop_after=7) for d in (one, two))
+    assert [(x.p_value, x.resamples, x.hits) for x in a] == [
+        (x.p_value, x.resamples, x.hits) for x in b
+    ]
+
+
+def test_a_table_is_sent_once(shim):
+    table = cuda.exp_table(np.arange(8, dtype=np.uint32), 300, 16, 1)
+    assert not table.flags.writeable
+    reference, resident = cuda._tables[id(table)]
+    assert reference() is table
+    assert (resident == table).all()
+    key = id(table)
+    del table
+    assert key not in cuda._tables
+
+
+def test_auto_takes_cuda_where_it_works(shim, monkeypatch):
+    monkeypatch.delenv("WMCORE_BACKEND", raising=False)
+    assert resolve("auto") is cuda
+    assert resolve("cpu") is cpu
+    monkeypatch.setenv("WMCORE_BACKEND", "cpu")
+    assert resolve("auto") is cpu
+
+
+def refused(match):
+    watermark = Watermark.create("exp", vocab_size=50)
+    with pytest.raises(WatermarkError, match=match):
+        Detector(watermark, backend="cuda")
+    assert Detector(watermark).engine is cpu
+    assert Detector(watermark).detect([[1, 2, 3]], resamples=9)[0].backend == "cpu"
+
+
+class Driver:
+    """What `_no_driver` asks of libcuda."""
+
+    def __init__(self, status=0, count=1, capability=(9, 0)):
+        self.status, self.count, self.capability = status, count, capability
+
+    def cuInit(self, flags):
+        return self.status
+
+    def cuDeviceGetCount(self, count):
+        count._obj.value = self.count
+        return 0
+
+    def cuDeviceGet(self, device, index):
+        return 0
+
+    def cuDeviceGetAttribute(self, value, attribute, device):
+        value._obj.value = self.capability[attribute - 75]
+        return 0
+
+
+@pytest.fixture
+def found_cupy(no_cache, monkeypatch):
+    monkeypatch.delenv("WMCORE_BACKEND", raising=False)
+    monkeypatch.setattr(cuda_device, "_no_cupy", lambda: None)
+
+
+def test_without_cupy(no_cache, monkeypatch):
+    monkeypatch.delenv("WMCORE_BACKEND", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    refused("CuPy is not installed: pip install 'wmcore\\[cuda13\\]'")
+
+
+def test_without_a_driver(found_cupy, monkeypatch):
+    def missing(name):
+        raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    refused("there is no NVIDIA driver on this machine")
+
+
+@pytest.mark.parametrize("driver", [Driver(status=100), Driver(count=0)])
+def test_without_a_device(found_cupy, monkeypatch, driver):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
+    refused("shows no CUDA device 0 .*CUDA_VISIBLE_DEVICES")
+
+
+def test_a_device_that_is_too_old(found_cupy, monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(capability=(7, 0)))
+    refused("CUDA device 0 has compute capability 7.0, but at least 7.5 is needed")
+
+
+def test_cupy_that_does_not_work(found_cupy, monkeypatch):
+    def broken(index=0):
+        raise ImportError("libnvrtc.so.13: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
+    monkeypatch.setattr(cuda_device, "device", broken)
+    refused("CuPy cannot use the device .ImportError: libnvrtc.so.13: cannot open")
+
+
+class FakeCupy:
+    """Enough of CuPy for `CupyDevice`: what it is told, and errors as CuPy raises them."""
+
+    class cuda:
+        class Device:
+            def __init__(self, index=0):
+                self.attributes = {
+                    "MultiProcessorCount": 132,
+                    "MaxSharedMemoryPerBlockOptin": 232448,
+                }
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *error):
+                return None
+
+    class RawModule:
+        def __init__(self, code, options):
+            assert "exp_sample" in code
+            assert "-fmad=false" in options
+            self.calls = []
+
+        def get_function(self, name):
+            def function(grid, block, arguments, shared_mem):
+                self.calls.append((name, grid, block, shared_mem))
+                if shared_mem > function.max_dynamic_shared_size_bytes:
+                    raise RuntimeError("CUDA_ERROR_INVALID_VALUE: invalid argument")
+                if name == "hits":
+                    raise RuntimeError("CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES")
+
+            function.max_dynamic_shared_size_bytes = 49152
+            return function
+
+    asarray = staticmethod(np.asarray)
+    full = staticmethod(np.full)
+    empty = staticmethod(np.empty)
+
+    @staticmethod
+    def asnumpy(array):
+        raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS")
+
+
+def test_errors_of_launches_name_the_kernel(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", FakeCupy)
+    device = cuda_device.CupyDevice(0)
+    assert (device.processors, device.shared_bytes) == (132, 232448)
+    device.launch("bound", (3, 2), 1024, (), 200_000)
+    assert device._module.calls == [("bound", (3, 2), (1024,), 200_000)]
+    with pytest.raises(RuntimeError, match=r"kernel 'hits' \(grid \(3, 2\), .*OUT_OF_RESOURCES"):
+        device.launch("hits", (3, 2), 1024, (), 0)
+    with pytest.raises(RuntimeError, match=r"at or before kernel 'bound', .*ILLEGAL_ADDRESS"):
+        device.to_host(np.zeros(1))
+
+
+def test_importing_the_backend_does_not_import_cupy():
+    import subprocess
+
+    code = "import sys, wmcore.kernels.cuda.sample, wmcore.kernels.cuda.device; print('cupy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_without_a_compiler_ci_fails_and_a_user_skips(monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="no C\\+\\+ compiler"):
+        compiler()
+    monkeypatch.delenv("CI")
+    with pytest.raises(pytest.skip.Exception, match="no C\\+\\+ compiler"):
+        compiler()
+
+
+def test_a_text_too_large_for_32_bit_addresses():
+    from wmcore.kernels.cuda.host import Host
+
+    with pytest.raises(ValueError, match=r"a text of 100000 distinct tokens .*split the text"):
+        Host(ShimDevice())._layout(30_000, 100_000, 10, (1, 1))

@@ -1,0 +1,148 @@
+"""The CUDA samplers, compiled for the host, draw the CPU samplers' tokens, from any logits."""
+
+import numpy as np
+import pytest
+from cuda_shim.device import ShimDevice
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wmcore.kernels.constants import DOMAIN_EXP
+from wmcore.kernels.cpu import sample
+from wmcore.kernels.cuda.sample import ExpSampler, ItsSampler
+
+SECRET = np.arange(8, dtype=np.uint32) * np.uint32(0x9E3779B9)
+EXTREME_WORDS = [0, 1, 2, 2**31 - 1, 2**31, 3037000499, 3037000500, 2**32 - 2, 2**32 - 1]
+ROWS = [0, 1, 2, 3, 255, 2**31, 2**32 - 1]
+
+
+@pytest.fixture(scope="module")
+def device():
+    return ShimDevice(processors=3)
+
+
+def make_logits(rng, rows, n_tokens, scale, holes):
+    with np.errstate(over="ignore"):
+        logits = (rng.normal(0, 1, (rows, n_tokens)) * scale).astype(np.float32)
+    if holes:
+        logits[rng.random(logits.shape) < 0.3] = -np.inf
+        logits[rng.random(logits.shape) < 0.1] = np.nan
+        logits[0] = -np.inf
+        logits[1, n_tokens // 2] = np.inf
+        logits[2] = np.nan
+    return logits
+
+
+def exp_tokens(logits, scale, rows):
+    out = np.full(len(rows), -7, np.int64)
+    logits = np.ascontiguousarray(logits)
+    sample.exp_sample(logits, np.float32(scale), SECRET, DOMAIN_EXP, np.asarray(rows), out)
+    return out.tolist()
+
+
+def its_tokens(logits, scale, order, words):
+    out = np.full(len(words), -7, np.int64)
+    sample.its_sample(np.ascontiguousarray(logits), np.float32(scale), order, words, out)
+    return out.tolist()
+
+
+def draw(sampler, logits, scale, rows, kind="float32"):
+    out = np.full(len(rows), -7, np.int64)
+    sampler(logits, kind, np.asarray(rows, np.int64), scale, out, 0)
+    return out.tolist()
+
+
+@given(
+    n_tokens=st.sampled_from([1, 2, 15, 16, 17, 255, 256, 257, 511, 513, 3000, 9000]),
+    scale=st.sampled_from([0.0, 1.0, 5.0, 30.0, 1e4, 3e38]),
+    inverse=st.floats(0.1, 10),
+    holes=st.booleans(),
+    count=st.integers(3, 40),
+    seed=st.integers(0, 2**32),
+)
+@settings(max_examples=120, deadline=None)
+def test_tokens_are_the_cpus(device, n_tokens, scale, inverse, holes, count, seed):
+    rng = np.random.default_rng(seed)
+    logits = make_logits(rng, count, n_tokens, scale, holes)
+    rows = rng.choice(ROWS, count)
+    exp = ExpSampler(device, SECRET, DOMAIN_EXP)
+    assert draw(exp, logits, inverse, rows) == exp_tokens(logits, inverse, rows)
+    order = rng.permutation(n_tokens).astype(np.int32)
+    words = np.array(EXTREME_WORDS, np.uint32)
+    places = rng.integers(0, len(words), count)
+    its = ItsSampler(device, order, words)
+    assert draw(its, logits, inverse, places) == its_tokens(logits, inverse, order, words[places])
+
+
+def test_equal_scores_go_to_the_lowest_token(device):
+    """Numbers so large that a Gumbel number changes none of them: only the order decides."""
+    logits = np.full((4, 5000), -3e30, np.float32)
+    logits[1, 4999] = logits[1, 700] = logits[1, 4100] = 1e30
+    logits[2, 3] = logits[2, 2] = 1e30
+    exp = ExpSampler(device, SECRET, DOMAIN_EXP)
+    assert draw(exp, logits, 1.0, range(4)) == [0, 700, 2, 0]
+
+
+def test_a_call_leaves_nothing_behind(device):
+    """Scratch is zero again after every call, also for rows without a token, so the next call starts afresh."""
+    rng = np.random.default_rng(4)
+    order, words = rng.permutation(3000).astype(np.int32), np.array(EXTREME_WORDS, np.uint32)
+    samplers = ExpSampler(device, SECRET, DOMAIN_EXP), ItsSampler(device, order, words)
+    many = make_logits(rng, 9, 3000, 3.0, True)
+    fresh = {}
+    for sampler in samplers:
+        first = draw(sampler, many, 1.0, range(9))
+        fresh[sampler] = draw(sampler, many[4:], 1.0, range(5))
+        assert draw(sampler, many, 1.0, range(9)) == first
+        (scratch,) = sampler._scratch.values()
+        assert not scratch[1][0].any()
+    assert fresh[samplers[0]] == exp_tokens(many[4:], 1.0, range(5))
+
+
+def test_no_allocation_after_the_first_call(device):
+    exp = ExpSampler(device, SECRET, DOMAIN_EXP)
+    logits = np.zeros((5, 300), np.float32)
+    draw(exp, logits, 1.0, range(5))
+    room = exp._scratch[0]
+    draw(exp, logits[:3], 1.0, range(3))
+    assert exp._scratch[0] is room
+    draw(exp, np.zeros((300, 2), np.float32), 1.0, range(300))
+    assert exp._scratch[0][0] == 512
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_every_16_bit_number(device, kind):
+    torch = pytest.importorskip("torch")
+    bits = np.arange(65536, dtype=np.uint16).view(np.int16).reshape(32, 2048)
+    logits = torch.from_numpy(bits).view(getattr(torch, kind)).float().numpy()
+    exp = ExpSampler(device, SECRET, DOMAIN_EXP)
+    for scale in (1.0, 1e-3, 1e30):
+        expected = exp_tokens(logits, scale, range(32))
+        assert draw(exp, bits, scale, range(32), kind) == expected
+    order = np.arange(2048, dtype=np.int32)[::-1].copy()
+    words = np.arange(32, dtype=np.uint32) * np.uint32(2**27)
+    expected = its_tokens(logits, 1.0, order, words)
+    assert draw(ItsSampler(device, order, words), bits, 1.0, range(32), kind) == expected
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16", "float64"])
+def test_torch_tensors_by_dlpack(device, kind):
+    """What `wmcore.sampling` does with a CUDA tensor, on tensors of the CPU: views, slices, any float type."""
+    torch = pytest.importorskip("torch")
+    from wmcore.sampling import on_device
+
+    rng = np.random.default_rng(7)
+    whole = torch.from_numpy(rng.normal(0, 4, (6, 3, 700))).to(getattr(torch, kind))
+    exp = ExpSampler(device, SECRET, DOMAIN_EXP)
+    for logits in (whole[:, -1], whole[:, -1, :600], whole[::2, 0], whole[:, 0, ::2], whole[:0, 0]):
+        rows = np.arange(len(logits)) + 3
+        tokens = on_device(exp, logits, rows, 0.7, 0)
+        assert tokens.tolist() == exp_tokens(logits.float().numpy(), 0.7, rows)
+        out = torch.full((len(logits),), -7)
+        assert on_device(exp, logits, torch.from_numpy(rows), 0.7, 0, out) is out
+        assert out.tolist() == tokens.tolist()
+
+
+def test_too_many_rows_for_a_launch(device):
+    exp = ExpSampler(device, SECRET, DOMAIN_EXP)
+    with pytest.raises(ValueError, match="logits has 65536 rows"):
+        draw(exp, np.zeros((65536, 1), np.float32), 1.0, np.zeros(65536))

@@ -390,8 +390,11 @@ def test_no_command_and_version(wm):
 
 
 INTERRUPTED = """
-    import sys, time, types
+    import signal, sys, time, types
     from types import SimpleNamespace as S
+
+    # Tests that run in the background of a shell inherit SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def generate_iter(model, prompts, watermark, **options):
         for i, prompt in enumerate(prompts):

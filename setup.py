@@ -28,7 +28,13 @@ TOKENIZER = ["transformers>=4.56,<6", "gguf>=0.17,<1"]
 GENERATE = [*TOKENIZER, "torch>=2.6,<3", "accelerate>=1.1,<2"]
 SCAN = ["pyarrow>=17", "fsspec>=2024.6", "scipy>=1.13,<2", "zstandard>=0.22,<1"]
 RAY = [*SCAN, "ray[data]>=2.51,<3"]
+# CuPy without NVIDIA's compiler cannot build kernels. The driver decides: CUDA 12 or 13.
+CUDA12 = ["cupy-cuda12x>=13.4,<15", "nvidia-cuda-nvrtc-cu12>=12.4,<13"]
+CUDA13 = ["cupy-cuda13x>=13.6,<15", "nvidia-cuda-nvrtc>=13,<14"]
+# The compiler alone, for tests: it needs neither a driver nor CuPy.
+NVRTC = "nvidia-cuda-nvrtc>=13,<14; sys_platform == 'linux' or sys_platform == 'win32'"
 TEST = [
+    NVRTC,
     *("pytest>=8.3,<10", "pytest-timeout>=2.3,<3", "hypothesis>=6.100,<7", "scipy>=1.13,<2"),
     *SCAN,
     "datasets>=3.2",
@@ -71,6 +77,8 @@ setup(
         "test": TEST,
         "check": CHECK,
         "bench": BENCH,
+        "cuda12": CUDA12,
+        "cuda13": CUDA13,
         "dev": [*GENERATE, *TEST, *CHECK, *BENCH],
     },
     entry_points={"console_scripts": ["wmcore = wmcore.cli:main"]},

@@ -4,9 +4,11 @@ A device offers `processors`, `shared_bytes` (the most that a block can have), `
 block of the big kernels gets), `memory_bytes` (what one call may use for scratch), and the methods below.
 """
 
+import contextlib
 import ctypes
 import functools
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,16 @@ from .source import OPTIONS, source
 
 LEAST_CAPABILITY = 75
 INSTALL = "pip install 'wmcore[cuda13]' (or 'wmcore[cuda12]' for a CUDA 12 driver)"
+
+
+class _Foreign:
+    """A stream of another library, by the CUDA stream protocol."""
+
+    def __init__(self, pointer: int) -> None:
+        self._pointer = pointer
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self._pointer
 
 
 class CupyDevice:
@@ -32,6 +44,7 @@ class CupyDevice:
         self.memory_bytes = 1 << 30
         self._module = cupy.RawModule(code=source(), options=OPTIONS)
         self._functions: dict[str, Any] = {}
+        self._streams: dict[int, Any] = {}
         self._last = "none"
 
     def array(self, values: np.ndarray) -> Any:
@@ -40,8 +53,11 @@ class CupyDevice:
             return self._cupy.asarray(np.ascontiguousarray(values))
 
     def full(self, shape: Any, value: int, dtype: Any) -> Any:
+        # By a memset or a copy: a kernel of CuPy's own would need CUDA's headers to be compiled.
         with self._cupy.cuda.Device(self.index):
-            return self._cupy.full(shape, value, dtype)
+            if value == 0:
+                return self._cupy.zeros(shape, dtype)
+            return self._cupy.asarray(np.full(shape, value, dtype))
 
     def empty(self, shape: Any, dtype: Any) -> Any:
         with self._cupy.cuda.Device(self.index):
@@ -52,9 +68,15 @@ class CupyDevice:
         with self._cupy.cuda.Device(self.index):
             return self._cupy.from_dlpack(exporter)
 
-    def on_stream(self, pointer: int) -> Any:
-        """A context in which launches go to the stream of this cudaStream_t."""
-        return self._cupy.cuda.ExternalStream(pointer, self.index)
+    @contextlib.contextmanager
+    def on_stream(self, pointer: int) -> Iterator[None]:
+        """Launches go to the stream of this cudaStream_t."""
+        if pointer not in self._streams:
+            make = getattr(self._cupy.cuda.Stream, "from_external", None)  # CuPy 14
+            made = make(_Foreign(pointer)) if make else self._cupy.cuda.ExternalStream(pointer)
+            self._streams[pointer] = made
+        with self._cupy.cuda.Device(self.index), self._streams[pointer]:
+            yield
 
     def to_host(self, array: Any) -> np.ndarray:
         """A copy on the host; here asynchronous errors of earlier launches show."""

@@ -115,16 +115,19 @@ struct NoStep {
   __device__ void operator()(int, int, const int (&)[R]) const {}
 };
 
-// The size of a strip that wastes least on a block of k tokens.
-template <bool STAGED, class Cells, class Finish>
-__device__ inline void walk_block(const Cells cells, const Job& job, const int* tile, int n, int stride,
-                                  Finish finish) {
-  if (job.k <= 32)
-    walk<1, STAGED>(cells, job, tile, n, stride, finish, NoStep());
-  else if (job.k <= 64)
-    walk<2, STAGED>(cells, job, tile, n, stride, finish, NoStep());
-  else if (job.k <= 128)
-    walk<4, STAGED>(cells, job, tile, n, stride, finish, NoStep());
-  else
-    walk<8, STAGED>(cells, job, tile, n, stride, finish, NoStep());
+// Strips of 32 R tokens, of equal size and no more of them than it takes: lanes without a token are wasted.
+template <bool STAGED, class Cells, class Finish, class Step>
+__device__ inline void walk_block(const Cells cells, const Job& job, const int* tile, int n, int stride, Finish finish,
+                                  Step step) {
+  const int strips = (job.k + 255) / 256;
+  switch ((job.k + 32 * strips - 1) / (32 * strips)) {
+    case 1: return walk<1, STAGED>(cells, job, tile, n, stride, finish, step);
+    case 2: return walk<2, STAGED>(cells, job, tile, n, stride, finish, step);
+    case 3: return walk<3, STAGED>(cells, job, tile, n, stride, finish, step);
+    case 4: return walk<4, STAGED>(cells, job, tile, n, stride, finish, step);
+    case 5: return walk<5, STAGED>(cells, job, tile, n, stride, finish, step);
+    case 6: return walk<6, STAGED>(cells, job, tile, n, stride, finish, step);
+    case 7: return walk<7, STAGED>(cells, job, tile, n, stride, finish, step);
+    default: return walk<8, STAGED>(cells, job, tile, n, stride, finish, step);
+  }
 }

@@ -34,7 +34,7 @@ __device__ inline void bound_body(const Scheme s, long long gamma, int offset, i
             even = x < even ? x : even;
             odd = y < odd ? y : odd;
           }
-        });
+        }, NoStep());
         if (gamma == 0) {
           even = (short)last;
           odd = last >> 16;

@@ -20,24 +20,21 @@ struct NoFinish {
 
 // least_i[l] = min(itself, the least E[l + 1, l + 1] or plain cost of the prefix of l + 1 tokens): windows from `warp`
 // on, `warps` apart.
+template <bool STAGED>
 __device__ __noinline__ void prefix_least(const Scheme s, int edits, const int* inverse_i, int m, int zero_row,
                                     const int* tile, int* row_j, long long warp, long long warps, int* least_i) {
   if (edits) {
     for (long long tau = warp; tau < s.n; tau += warps) {
       const Job job = {inverse_i, m, (int)tau, m, zero_row, row_j};
       const Diagonal step = {least_i, m};
-      if (m <= 32)
-        walk<1, false>(Single{0}, job, tile, s.n, s.stride, NoFinish(), step);
-      else if (m <= 128)
-        walk<4, false>(Single{0}, job, tile, s.n, s.stride, NoFinish(), step);
-      else
-        walk<8, false>(Single{0}, job, tile, s.n, s.stride, NoFinish(), step);
+      walk_block<STAGED>(Single{0}, job, tile, s.n, s.stride, NoFinish(), step);
     }
   } else {
     for (long long start = 32 * warp + threadIdx.x % 32; start < s.n; start += 32 * warps) {
       int total = 0, p = (int)start;
       for (int i = 0; i < m; ++i) {  // hot loop
-        total += tile[inverse_i[i] * s.stride + p];
+        int at = inverse_i[i] * s.stride + p;
+        total += STAGED ? shared_memory[at] : tile[at];
         p = p + 1 < s.n ? p + 1 : 0;
         if (total < ((volatile int*)least_i)[i]) atomicMin(least_i + i, total);
       }
@@ -55,8 +52,11 @@ extern "C" __global__ void __launch_bounds__(1024)
   int* tile = staged ? shared_memory : tiles + blockIdx.x * tile_size;
   fill_gather(s, costs_rj, width, source, U, offset, tile);
   __syncthreads();
-  prefix_least(s, edits, inverse, m, U, tile, rows + warp * row_size, warp, (long long)gridDim.x * blockDim.x / 32,
-               least_i);
+  const long long warps = (long long)gridDim.x * blockDim.x / 32;
+  if (staged)
+    prefix_least<true>(s, edits, inverse, m, U, tile, rows + warp * row_size, warp, warps, least_i);
+  else
+    prefix_least<false>(s, edits, inverse, m, U, tile, rows + warp * row_size, warp, warps, least_i);
 }
 
 // hits_i[l] += the resamples first .. first + count - 1 that reach value_i[l]. least: int32, scratch, m a block.
@@ -73,7 +73,10 @@ extern "C" __global__ void __launch_bounds__(1024)
     for (int i = threadIdx.x; i < m; i += blockDim.x) ((volatile int*)least_i)[i] = NOTHING;
     fill_resample(s, seed, first + t, U, etas_ti + (long long)t * U, offset, tile);
     __syncthreads();
-    prefix_least(s, edits, inverse, m, U, tile, row_j, warp, warps, least_i);
+    if (staged)
+      prefix_least<true>(s, edits, inverse, m, U, tile, row_j, warp, warps, least_i);
+    else
+      prefix_least<false>(s, edits, inverse, m, U, tile, row_j, warp, warps, least_i);
     __syncthreads();
     for (int i = threadIdx.x; i < m; i += blockDim.x)
       if (((volatile int*)least_i)[i] <= value_i[i]) atomicAdd(hits_i + i, 1ull);

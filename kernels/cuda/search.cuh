@@ -48,7 +48,7 @@ __device__ __noinline__ int edit_least(const Job job, const int* tile, int n, in
   walk_block<STAGED>(Single{gamma}, job, tile, n, stride, [&](int j, int value) {
     int total = gamma == 0 ? value : value + (int)(gamma * (j - k));
     best = total < best ? total : best;
-  });
+  }, NoStep());
   return __shfl_sync(ALL_LANES, best, 31);
 }
 

@@ -205,3 +205,44 @@ def published_its_token(probs, pi, u):
         if total >= u:
             return v
     return last
+
+
+# The Gumbel watermark of serving engines
+
+
+def philox4x32(counter, key):
+    """Philox4x32-10 (Salmon et al. 2011): four words from a counter of four and a key of two."""
+    c, k = list(counter), list(key)
+    for _ in range(10):
+        a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [(b >> 32) ^ c[1] ^ k[0], b & 0xFFFFFFFF, (a >> 32) ^ c[3] ^ k[1], a & 0xFFFFFFFF]
+        k = [(k[0] + 0x9E3779B9) & 0xFFFFFFFF, (k[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return c
+
+
+def context_word(context, token, key):
+    """The word of a token after a context (a list of tokens, -1 before the text) under a 64-bit key."""
+    k0, k1 = key & 0xFFFFFFFF, key >> 32
+    state = [0x574D4358, len(context), 0, 0]
+    for offset in range(0, len(context), 4):
+        block = [c & 0xFFFFFFFF for c in context[offset : offset + 4]]
+        block += [0xFFFFFFFF - i for i in range(len(block), 4)]
+        state = philox4x32([s ^ c for s, c in zip(state, block, strict=True)], [k0 ^ offset, k1])
+    out = philox4x32([token >> 2, *state[:3]], [k0 ^ state[3], k1 ^ 0x574D544B])
+    return out[token & 3]
+
+
+def gumbel_score(text, width, keys, weights, deduplicate):
+    """(sum of the weighted -log(1 - u), tokens counted)."""
+    total, seen = 0.0, set()
+    scored = 0
+    for i, token in enumerate(text):
+        context = ([-1] * width + list(text[:i]))[i : i + width]
+        if deduplicate and tuple(context) in seen:
+            continue
+        seen.add(tuple(context))
+        scored += 1
+        for key, weight in zip(keys, weights, strict=True):
+            u = ((context_word(context, token, key) >> 8) + 1) / (2**24 + 1)
+            total -= weight * math.log1p(-min(u, 1 - 2**-24))
+    return total, scored

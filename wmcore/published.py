@@ -27,8 +27,9 @@ def exp_costs(xi: NDArray[np.float32]) -> NDArray[np.int32]:
 
 
 def its_costs(eta: np.ndarray, u: np.ndarray) -> NDArray[np.int32]:
-    """abs(u - eta) in cost units for eta [U] and u [n], both in [0, 1]: [U, n]."""
-    x, y = (np.floor(v.astype(np.float64) * ITS_SCALE + 0.5).astype(np.int64) for v in (eta, u))
+    """abs(u - eta) in cost units for eta [U] and u [n], both in [0, 1]: [U, n]. As in `key.CostSource`."""
+    x = np.floor(eta.astype(np.float64) * ITS_SCALE + 0.5).astype(np.int64)
+    y = (u.astype(np.float64) * ITS_SCALE).astype(np.int64)
     return np.abs(y[None, :] - x[:, None]).astype(np.int32)
 
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: peers run on one core too
 
 import numpy as np
 from machine import machine

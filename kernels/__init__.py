@@ -92,10 +92,11 @@ def resolve(name: str = "auto") -> Backend:
     Raises ValueError for an unknown name. A named backend works or raises ValueError with the real cause; "auto"
     takes "cuda" where CuPy and a device work, else "cpu".
     """
-    if name == "auto":
-        name = os.environ.get("WMCORE_BACKEND", "auto")
+    said_by = "backend"
+    if name == "auto" and "WMCORE_BACKEND" in os.environ:
+        said_by, name = "WMCORE_BACKEND", os.environ["WMCORE_BACKEND"]
     if name not in BACKENDS:
-        raise ValueError(f"backend {name!r} is not known: use one of {', '.join(BACKENDS)}")
+        raise ValueError(f"{said_by} {name!r} is not known: use one of {', '.join(BACKENDS)}")
     if name != "cpu":
         cuda = importlib.import_module(".cuda", __name__)
         why_not = cuda.why_not()

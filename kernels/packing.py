@@ -58,8 +58,8 @@ class Problem:
     def shift(self, k: int) -> int:
         """Bits that costs lose in the int16 bounds of a block of k tokens, so that they seldom saturate."""
         per_token = self.scale * (1.0 if self.its else 2.5)
-        gaps = self.gamma * (self.n + k) if self.edits else 0
-        most = max(k * per_token, gaps, self.largest_cost - self.offset)
+        gamma = self.gamma if self.edits and not self.gaps_useless(k) else 0
+        most = max(k * per_token, gamma * (self.n + k), self.largest_cost + 2 * gamma)
         return max(1, int(np.ceil(np.log2(most / 32_000))))
 
 

@@ -65,6 +65,15 @@ def test_saved_and_loaded(tmp_path):
     assert by_each[0] == by_each[1]
 
 
+@pytest.mark.parametrize("rows", [slice(None, None, -1), slice(0, 0)])
+def test_files_out_of_order(tmp_path, rows):
+    fitted = Calibration.fit(make(), [10, 20], 60)
+    path = tmp_path / "null.npz"
+    Calibration(fitted.scheme, fitted.lengths[rows], fitted.statistics).save(path)
+    with pytest.raises(WatermarkError, match="damaged, or not a calibration"):
+        Calibration.load(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"text", None])
 def test_files_that_are_no_calibration(tmp_path, content):
     path = tmp_path / "null.npz"
@@ -91,6 +100,13 @@ def test_what_does_not_fit_is_refused():
     for other in (make("exp"), make(key_length=33), make(gap=1.0), make(block_length=5)):
         with pytest.raises(WatermarkError, match="the calibration was made for"):
             Detector(other).detect([np.arange(10)], calibration=calibration)
+    for scheme in ({}, {**calibration.scheme, "more": 1}):
+        with pytest.raises(WatermarkError, match="the calibration was made for"):
+            Calibration(scheme, calibration.lengths, calibration.statistics).check(watermark)
+    with pytest.raises(WatermarkError, match="at least one token"):
+        Calibration.fit(watermark, [-3])
+    with pytest.raises(WatermarkError, match="tokens: text 1 is no sequence"):
+        Calibration.fit(watermark, [2], tokens=[[1, 2, 3], "abcd"])
     with pytest.raises(WatermarkError, match="lengths is empty"):
         Calibration.fit(watermark, [])
     with pytest.raises(WatermarkError, match="lengths holds 9000: a block of 9000"):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -198,6 +199,18 @@ def test_detect_uses_all_resamples_only_when_asked(wm):
             assert found["hits"] == stop_after
             assert found["p_value"] == stop_after / found["resamples"]
     assert rows(wm(*given, *options)[1])[0]["hits"] == 50
+
+
+def test_detect_says_that_an_input_is_empty(wm, mark):
+    Path("in.jsonl").touch()
+    one_line(wm("detect", "-w", mark, "--tokens-field", "tokens", "in.jsonl"), "no documents")
+
+
+def test_generate_does_not_write_over_its_prompts(wm, mark):
+    with open("p.jsonl", "w") as file:
+        file.write('{"prompt": "a"}\n')
+    one_line(wm("generate", "-w", mark, "--prompts", "p.jsonl", "-o", "./p.jsonl"), "these are the")
+    assert Path("p.jsonl").read_text() == '{"prompt": "a"}\n'
 
 
 def test_detect_reports_a_text_shorter_than_the_block(wm):

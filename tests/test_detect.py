@@ -54,9 +54,9 @@ def test_the_statistic_is_the_published_formula(scheme, generator, block_length)
         costs, list(range(14)), k, watermark.gap if watermark.edits else None
     )
     (found,) = Detector(watermark).detect([text], resamples=1)
-    # At most k token costs, each off by half a unit (its: a whole one), and 2 k gaps by half a unit.
+    # At most k token costs, each off by half a unit (its: 1.5 units), and 2 k gaps by half a unit.
     unit = watermark.problem.scale
-    rounding = k * (1.0 if watermark.its else 0.5) / unit + (k / unit if watermark.gap else 0)
+    rounding = k * (1.5 if watermark.its else 0.5) / unit + (k / unit if watermark.gap else 0)
     assert found.statistic == pytest.approx(phi, abs=rounding)
     assert (found.block, found.shift) == (block, tau)
 
@@ -249,6 +249,12 @@ def test_bad_detector_settings(settings, message):
         Detector("watermark.json")
 
 
+@pytest.mark.parametrize("seed", ["x", 1.5, True])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(WatermarkError, match="must be a whole number, or None"):
+        Detector(make()).detect([[1]], seed=seed)
+
+
 @pytest.mark.parametrize("name", ["resamples", "stop_after"])
 def test_bad_detect_settings(name):
     for value in (0, -1, 1.5, True):
@@ -262,8 +268,50 @@ def test_nothing_to_detect():
     assert Detector(make()).detect([]) == []
 
 
+def test_one_text_in_place_of_a_batch():
+    for text in ([1, 2, 3], np.array([1, 2, 3])):
+        with pytest.raises(TypeError, match="texts is one text of token ids"):
+            Detector(make()).detect(text)
+
+
+def test_any_iterable_of_texts():
+    texts = [[1, 2], [3]]
+    detector = Detector(make())
+    assert detector.detect((t for t in texts), seed=1) == detector.detect(texts, seed=1)
+
+
+def test_a_tokenizer_or_array_that_raises_costs_one_text():
+    class Fragile:
+        def __len__(self):
+            return 10
+
+        def __call__(self, text, add_special_tokens):
+            text.encode()
+            return {"input_ids": [1, 2, 3]}
+
+    class Broken:
+        def __array__(self, *args, **kwargs):
+            raise RuntimeError("no such memory")
+
+    detector = Detector(make(), tokenizer=Fragile())
+    good, bad, broken = detector.detect(["fine", "half \ud800 of a pair", Broken()])
+    assert good.error is None
+    assert "the tokenizer cannot read the text" in bad.error
+    assert "no such memory" in broken.error
+    assert (bad.method, bad.p_value, bad.hits) == (None, None, 0)
+
+
+@pytest.mark.parametrize("gap", [1e6, 1e15, 1e300])
+def test_gaps_that_are_never_used(gap):
+    tokens = [np.arange(150) % V]
+    plain = make("exp")
+    edits = Watermark.create("exp-edit", vocab_size=V, key_length=40, key=plain.key, gap=gap)
+    a, b = (Detector(w).detect(tokens, seed=1) for w in (plain, edits))
+    assert a == b
+
+
 def test_the_environment_can_name_the_backend(monkeypatch):
     monkeypatch.setenv("WMCORE_BACKEND", "nonsense")
-    with pytest.raises(WatermarkError, match="backend 'nonsense' is not known"):
+    with pytest.raises(WatermarkError, match="WMCORE_BACKEND 'nonsense' is not known"):
         Detector(make())
     assert Detector(make(), backend="cpu").detect([[1]], resamples=1)[0].backend == "cpu"

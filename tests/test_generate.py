@@ -178,11 +178,13 @@ def test_warns_beyond_the_generation_budget():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens 0 is below 1"),
-        ({"batch_size": 0}, "batch_size 0 is below 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0, but must be"),
+        ({"batch_size": 0}, "batch_size is 0, but must be"),
         ({"temperature": 0.0}, "temperature 0.0 is not above 0"),
         ({"temperature": math.nan}, "temperature nan"),
-        ({"top_k": 0}, "top_k 0 is below 1"),
+        ({"top_k": 0}, "top_k is 0, but must be"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5, but must be"),
+        ({"seed": -1}, "seed is -1, but must be"),
         ({"top_p": 0.0}, r"top_p 0.0 is outside \(0, 1\]"),
         ({"top_p": 1.5}, r"top_p 1.5 is outside \(0, 1\]"),
         ({"shifts": [1]}, "1 given for 2 prompts"),

@@ -185,5 +185,5 @@ def test_published_costs_are_the_published_formulas_rounded(generator):
     u = its.key.its_uniforms(12, 90).astype(float)
     rank = np.argsort(its.key.its_order(90))
     expected = np.abs(u[None, :] - rank[:, None] / 90)
-    # u and eta are rounded on their own: half a unit each.
-    assert np.abs(source_costs(its, tokens) / 65536 - expected).max() <= 1 / 65536
+    # u is cut to 16 bits (up to a unit), eta rounded (half a unit).
+    assert np.abs(source_costs(its, tokens) / 65536 - expected).max() <= 1.5 / 65536

@@ -5,6 +5,7 @@ import os
 import stat
 import warnings
 
+import numpy as np
 import pytest
 
 from wmcore import SCHEMES, Key, PublishedKey, Watermark, WatermarkError
@@ -13,6 +14,11 @@ from wmcore import SCHEMES, Key, PublishedKey, Watermark, WatermarkError
 def make(**changes):
     settings = {"scheme": "exp-edit", "vocab_size": 1000, **changes}
     return Watermark.create(settings.pop("scheme"), **settings)
+
+
+def test_numpy_numbers_are_numbers():
+    watermark = make(vocab_size=np.int64(1000), gap=np.float32(0.5))
+    assert watermark.problem.gamma == 2048
 
 
 def test_defaults():
@@ -81,6 +87,10 @@ def test_saving_over_a_file_keeps_it_private(tmp_path):
 def test_a_file_that_cannot_be_written(tmp_path):
     with pytest.raises(WatermarkError, match="cannot be written"):
         make().save(tmp_path / "no" / "watermark.json")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(WatermarkError, match=r"cannot be written .Is a directory"):
+        make().save(tmp_path / "folder")
+    assert os.listdir(tmp_path) == ["folder"]
 
 
 def test_the_secret_can_stay_in_the_environment(tmp_path, monkeypatch):
@@ -136,6 +146,8 @@ def damaged(path, change):
         (lambda d: d.update(scheme="exp2"), "scheme 'exp2' is not known"),
         (lambda d: d.update(vocab_size="many"), "vocab_size is 'many'"),
         (lambda d: d.update(gap="wide"), "gap is 'wide'"),
+        (lambda d: d.update(gap=True), "gap is True"),
+        (lambda d: d.update(gap=1e400), "gap is inf"),
     ],
 )
 def test_damaged_files_are_explained_without_the_secret(tmp_path, change, message):
@@ -149,8 +161,28 @@ def test_damaged_files_are_explained_without_the_secret(tmp_path, change, messag
     assert error.value.__cause__ is None
 
 
+@pytest.mark.parametrize("seed", ["se3cr3t", "12345678", 3.7, 1e400, None, True])
+def test_a_damaged_seed_is_not_shown(tmp_path, seed):
+    path = tmp_path / "watermark.json"
+    Watermark.published("exp", seed=1, generator="torch", vocab_size=10).save(path)
+    damaged(path, lambda d: d["key"].update(seed=seed))
+    with pytest.raises(WatermarkError, match="seed must be a whole number") as error:
+        Watermark.load(path)
+    assert str(seed) not in str(error.value)
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"\xff\xfe\x00", b"[1]", b"{", b"[" * 100_000, b"null", b"\0" * 100]
+    "content",
+    [
+        b'{"version": ' + b"9" * 5000 + b"}",
+        b"",
+        b"\xff\xfe\x00",
+        b"[1]",
+        b"{",
+        b"[" * 100_000,
+        b"null",
+        b"\0" * 100,
+    ],
 )
 def test_files_of_another_kind(tmp_path, content):
     path = tmp_path / "watermark.json"
@@ -165,8 +197,9 @@ def test_missing_and_huge_files(tmp_path):
     with pytest.raises(WatermarkError, match=r"cannot be read .Is a directory"):
         Watermark.load(tmp_path)
     huge = tmp_path / "huge.json"
-    huge.write_bytes(b" " * (2 << 20))
-    with pytest.raises(WatermarkError, match="bytes, more than"):
+    make().save(huge)
+    huge.write_bytes(huge.read_bytes() + b" " * (2 << 20))
+    with pytest.raises(WatermarkError, match="not a watermark file or is corrupt"):
         Watermark.load(huge)
 
 

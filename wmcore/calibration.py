@@ -83,12 +83,14 @@ class Calibration:
         check_count("resamples", resamples, 1)
         problem = watermark.problem
         engine = resolve(backend)
-        rng = np.random.default_rng(seed)
-        key = seed_key(None if seed is None else int(seed))
+        key = seed_key(seed)
+        rng = np.random.default_rng(key)
         sizes = np.unique(np.asarray(lengths, np.int64))
         if sizes.size == 0:
             raise WatermarkError("lengths is empty: give at least one text length")
-        corpus = None if tokens is None else [np.asarray(text, np.int64) for text in tokens]
+        if sizes[0] < 1:
+            raise WatermarkError(f"lengths holds {sizes[0]}, but a text has at least one token")
+        corpus = None if tokens is None else _corpus(tokens)
         statistics = np.empty((sizes.size, resamples))
         for row, length in enumerate(sizes.tolist()):
             k = watermark.block_length or length
@@ -137,12 +139,17 @@ class Calibration:
     def check(self, watermark: Watermark) -> None:
         """Raise WatermarkError unless this null is that of the watermark's scheme and sizes."""
         theirs = _scheme(watermark)
-        for name, value in self.scheme.items():
-            if theirs[name] != value:
-                raise WatermarkError(
-                    f"the calibration was made for {name} {value}, but the watermark has {theirs[name]}: "
-                    "use a calibration fitted for this watermark"
-                )
+        if theirs == self.scheme:
+            return
+        differ = [
+            f"{name} {self.scheme.get(name)} (the watermark: {value})"
+            for name, value in theirs.items()
+            if self.scheme.get(name) != value
+        ]
+        raise WatermarkError(
+            f"the calibration was made for {', '.join(differ) or 'another scheme'}: "
+            "use a calibration fitted for this watermark"
+        )
 
     def save(self, path: str | os.PathLike) -> None:
         """Write an .npz file (arrays and a JSON string; no pickle, no secret)."""
@@ -165,7 +172,8 @@ class Calibration:
                     f"calibration file {path} has version {header['version']}, but this wmcore reads "
                     f"version {_VERSION}: fit it again"
                 )
-            if statistics.ndim != 2 or lengths.shape != statistics.shape[:1]:
+            in_order = (np.diff(lengths) > 0).all() and (np.diff(statistics, axis=1) >= 0).all()
+            if lengths.shape != statistics.shape[:1] or not statistics.size or not in_order:
                 raise ValueError
             return cls(dict(header["scheme"]), lengths, statistics)
         except WatermarkError:
@@ -191,6 +199,21 @@ def _scheme(watermark: Watermark) -> dict[str, Any]:
         "denominator": problem.denominator if problem.its else None,
         "block_length": watermark.block_length,
     }
+
+
+def _corpus(tokens: Sequence[Any]) -> list[np.ndarray]:
+    """Token ids of each text; WatermarkError for the first that is none."""
+    from wmcore.detect import as_token_ids
+
+    arrays = []
+    for place, text in enumerate(tokens):
+        try:
+            arrays.append(as_token_ids(text).astype(np.int64))
+        except Exception as error:
+            raise WatermarkError(
+                f"tokens: text {place} is no sequence of token ids: {error}"
+            ) from None
+    return arrays
 
 
 def _excerpts(

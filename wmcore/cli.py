@@ -22,7 +22,7 @@ from wmcore.errors import WatermarkError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from wmcore.detect import Detection, Detector
+    from wmcore.detect import Detector
     from wmcore.watermark import Watermark
 
 BATCH = 256  # documents tested at a time; results do not depend on it
@@ -53,7 +53,9 @@ def start(
     if version:
         typer.echo(f"wmcore {__version__}")
     elif context.invoked_subcommand is None:
-        raise WatermarkError("no command given: wmcore -h lists keygen, generate, detect, demo, scan and report")
+        raise WatermarkError(
+            "no command given: wmcore -h lists keygen, generate, detect, demo, scan and report"
+        )
 
 
 @app.command(
@@ -136,6 +138,8 @@ def generate(
     """
     from wmcore.watermark import Watermark
 
+    if output != "-" and Path(output).resolve() == Path(prompts).resolve():
+        raise WatermarkError(f"--output {output}: these are the prompts; choose another file")
     mark = Watermark.load(watermark)
     texts: list[tuple[int, str]] = []
     failed: list[dict[str, Any]] = []
@@ -267,6 +271,8 @@ def detect(
             show_table(rows, mark)
     if failed:
         note(f"{failed:,} of {tested:,} documents could not be tested")
+    if not tested:
+        raise WatermarkError(f"{', '.join(files)}: no documents; give files with some")
     if failed == tested:
         raise typer.Exit(2)
 
@@ -299,16 +305,18 @@ def detect_all(
     detector: "Detector", documents: Iterable[textio.Document], **options: Any
 ) -> Iterator[dict[str, Any]]:
     """A result for every document, in order; unreadable ones are passed through."""
+    from wmcore.detect import Detection
+
     documents = iter(documents)
     while batch := list(islice(documents, BATCH)):
         contents = [d.content for d in batch if d.content is not None]
         found: Iterator[Detection] = iter(detector.detect(contents, **options) if contents else ())
         for document in batch:
-            row: dict[str, Any] = {"document": document.name}
             if document.content is None:
-                yield row | {"p_value": None, "error": document.error}
+                result = Detection.failed(str(document.error), detector.engine.NAME)
             else:
-                yield row | next(found).to_dict()
+                result = next(found)
+            yield {"document": document.name, **result.to_dict()}
 
 
 def show_table(rows: list[dict[str, Any]], mark: "Watermark") -> None:

@@ -64,7 +64,7 @@ class Detection:
         How many of them fit the text at least as well as the key.
     backend : str
         Which backend ran.
-    method : str
+    method : str or None
         Where p comes from. "permutation": (1 + hits) / (resamples + 1), exact. "sequential": hits / resamples,
         stopped early, exact. "calibrated": from stored statistics of other texts, approximate.
     p_error : float or None
@@ -83,10 +83,15 @@ class Detection:
     resamples: int
     hits: int
     backend: str
-    method: str = "permutation"
+    method: str | None = "permutation"
     p_error: float | None = None
     error: str | None = None
     alignment: Alignment | None = None
+
+    @classmethod
+    def failed(cls, error: str, backend: str, length: int | None = None) -> "Detection":
+        """The record of a text that could not be tested."""
+        return cls(None, None, None, None, length, 0, 0, backend, method=None, error=error)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values; a gap's cost is null."""
@@ -189,8 +194,9 @@ class Detector:
 
         Notes
         -----
-        Time: n * m additions a resample without edits; with edits, mostly about 3 n * m, since bounds decide most
-        resamples at once. Memory does not depend on the number of resamples.
+        Time: about 2 n * m additions a resample without edits; with edits, m * (n + m) cells of three operations for
+        those that a bound decides, and some thirty times that for each of the others.
+        Memory does not depend on the number of resamples.
         """
         check_count("resamples", resamples, 1)
         if stop_after is not None:
@@ -200,11 +206,9 @@ class Detector:
         arrays, places, failed = self.read(texts)
         if calibration is not None:
             arrays, places = _calibrated_only(calibration, arrays, places, failed)
-        results: list[Detection | None] = [None] * len(texts)
+        results: list[Detection | None] = [None] * (len(places) + len(failed))
         for place, (length, error) in failed.items():
-            results[place] = Detection(
-                None, None, None, None, length, 0, 0, self.engine.NAME, error=error
-            )
+            results[place] = Detection.failed(error, self.engine.NAME, length)
         if arrays:
             fits = self._fits(arrays)
             if calibration is None:
@@ -223,6 +227,11 @@ class Detector:
         """What can be tested of a batch: (token ids of each good text, their places, {place: (length, error)})."""
         if isinstance(texts, (str, bytes)):
             raise TypeError("texts is one string: give a list of texts, as in detect([text])")
+        texts = list(texts)
+        if texts and all(isinstance(text, (int, np.integer)) for text in texts):
+            raise TypeError(
+                "texts is one text of token ids: give a list of texts, as in detect([ids])"
+            )
         arrays: list[np.ndarray] = []
         places: list[int] = []
         failed: dict[int, tuple[int | None, str]] = {}
@@ -325,13 +334,15 @@ class Detector:
         if isinstance(text, str):
             if self.tokenizer is None:
                 return None, None, "the text is a string: give the Detector a tokenizer"
-            array = np.asarray(
-                self.tokenizer(text, add_special_tokens=False)["input_ids"], np.int64
-            )
+            try:
+                coded = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+                array = np.asarray(coded, np.int64)
+            except Exception as error:  # a tokenizer's own, such as for half of a surrogate pair
+                return None, None, f"the tokenizer cannot read the text: {error}"
         else:
             try:
-                array = _as_array(text)
-            except (TypeError, ValueError, OverflowError) as error:
+                array = as_token_ids(text)
+            except Exception as error:  # a foreign array's own, too
                 return None, None, f"the text is not a sequence of token ids: {error}"
         outside = np.flatnonzero((array < 0) | (array >= self.watermark.vocab_size))
         if len(outside):
@@ -345,10 +356,12 @@ class Detector:
         return array.astype(np.int64), len(array), None
 
 
-def _as_array(text: Any) -> np.ndarray:
+def as_token_ids(text: Any) -> np.ndarray:
     """Token ids as a one-dimensional integer array (any integer dtype); TypeError or ValueError otherwise."""
     if hasattr(text, "detach"):  # torch, on any device
         text = text.detach().cpu().numpy()
+    elif hasattr(text, "__cuda_array_interface__"):  # CuPy
+        text = text.get()
     array = np.asarray(text)
     if array.ndim != 1:
         raise ValueError(f"it has {array.ndim} dimensions, but one is needed")

@@ -147,6 +147,8 @@ def generate_iter(
     """
     _at_least("max_new_tokens", max_new_tokens, 1)
     _at_least("batch_size", batch_size, 1)
+    if seed is not None:
+        _at_least("seed", seed, 0)
     ids = _encode(model, prompts, tokenizer, max_new_tokens)
     starts = _starts(watermark, len(prompts), max_new_tokens, shifts, seed)
     draw = sampling.ordinary(seed) if watermark is None else sampling.watermarked(watermark)
@@ -385,5 +387,5 @@ def _progress(wanted: bool) -> Any:
 
 
 def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise WatermarkError(f"{name} {value} is below {least}; give {least} or more")
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise WatermarkError(f"{name} is {value!r}, but must be a whole number of at least {least}")

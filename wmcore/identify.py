@@ -78,6 +78,7 @@ def identify(
     check_count("resamples", resamples, 1)
     if stop_after is not None:
         check_count("stop_after", stop_after, 1)
+    watermarks = list(watermarks)
     if not watermarks:
         raise WatermarkError("watermarks is empty: give at least one")
     first = watermarks[0]
@@ -89,7 +90,7 @@ def identify(
             )
     detector = Detector(first, backend=backend, threads=threads, tokenizer=tokenizer)
     arrays, places, failed = detector.read(texts)
-    results: list[Identification | None] = [None] * len(texts)
+    results: list[Identification | None] = [None] * (len(places) + len(failed))
     for place, (length, error) in failed.items():
         results[place] = Identification(None, None, None, None, None, length, 0, error)
     if arrays:

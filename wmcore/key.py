@@ -9,6 +9,7 @@ import hmac
 import os
 import threading
 from functools import cached_property
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,6 +70,8 @@ class Key:
 
         Whoever holds the derived key learns nothing of this one or of its other labels.
         """
+        if not isinstance(label, str):
+            raise WatermarkError(f"label is a {type(label).__name__}, but must be a string")
         message = b"wmcore derive\x00" + label.encode()
         return Key(hmac.new(self._secret, message, hashlib.sha256).digest())
 
@@ -147,6 +150,8 @@ class PublishedKey:
                 f"generator {generator!r} is not known: use one of {', '.join(GENERATORS)}"
             )
         limit = 2**63 if generator == "torch" else 2**32
+        if isinstance(seed, bool) or not isinstance(seed, Integral):
+            raise WatermarkError(f"seed must be a whole number from 0 to {limit - 1}, but is none")
         if not 0 <= int(seed) < limit:
             raise WatermarkError(f"seed is outside 0 .. {limit - 1}, the seeds of {generator!r}")
         self._seed = int(seed)
@@ -181,17 +186,18 @@ class PublishedKey:
     def exp_table(self, key_length: int, vocab_size: int) -> np.ndarray:
         """The uniforms xi, float32 [key_length, vocab_size], all below 1. Made once, then kept."""
         shape = (key_length, vocab_size)
-        if shape not in self._tables:
+        table = self._tables.get(shape)
+        if table is None:
             if self.generator == "torch":
                 import torch
 
                 source = torch.Generator().manual_seed(self._seed)
-                xi = torch.rand(shape, generator=source).numpy()
+                table = torch.rand(shape, generator=source).numpy()
             else:
                 words = self._mersenne().take(key_length * vocab_size)
-                xi = _uniform(words).reshape(shape)
-            self._tables = {shape: xi}
-        return self._tables[shape]
+                table = _uniform(words).reshape(shape)
+            self._tables = {shape: table}  # one at a time: they are large
+        return table
 
     def its_order(self, vocab_size: int) -> np.ndarray:
         """The permutation pi: order[r] is the token of rank r. int32 [vocab_size]."""
@@ -305,7 +311,7 @@ class CostSource:
         if isinstance(key, Key):
             return key.its_words(problem.n, problem.vocab_size).astype(np.int64) >> 16, eta
         xi = key.its_uniforms(problem.n, problem.vocab_size).astype(np.float64)
-        return np.rint(xi * problem.scale).astype(np.int64), eta
+        return (xi * problem.scale).astype(np.int64), eta
 
     def _its_costs(self, tokens: np.ndarray) -> np.ndarray:
         u, eta = self._its_parts

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wmcore.errors import WatermarkError
 from wmcore.kernels import Backend
 from wmcore.kernels.packing import Problem, Texts
 
 STOP_AFTER = 50
 """The default h: a text without a watermark takes about 100 resamples; p has a relative error of about 14 %."""
 
+# A round of resamples is looked at as a whole: at most this many, and this many bytes for all texts.
+_ROUND = 1 << 16
 _ROUND_BYTES = 1 << 24
 
 
@@ -35,6 +38,10 @@ def seed_key(seed: int | None) -> np.ndarray:
     """The ChaCha key of the resamples of a seed (None: a fresh one): uint32 [8]."""
     if seed is None:
         seed = secrets.randbits(128)
+    elif isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise WatermarkError(
+            f"seed is {seed!r}, but must be a whole number, or None for a fresh one"
+        )
     digest = hashlib.sha256(b"wmcore resamples\x00" + str(int(seed)).encode()).digest()
     return np.frombuffer(digest, "<u4").astype(np.uint32)
 
@@ -61,7 +68,7 @@ def permutation_test(
     hits = np.zeros(count, np.int64)
     used = np.zeros(count, np.int64)
     active = np.arange(count)
-    most = max(32, _ROUND_BYTES // max(count, 1) // 32 * 32)
+    most = max(32, min(_ROUND, _ROUND_BYTES // max(count, 1) // 32 * 32))
     size = most if stop_after is None else min(most, _round_up(2 * stop_after))
     first = 0
     while first < resamples and len(active):

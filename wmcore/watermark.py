@@ -1,5 +1,6 @@
 """`Watermark`: a scheme, its sizes and its key; the one object a user keeps, and its file."""
 
+import contextlib
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import tempfile
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +71,11 @@ class Watermark:
             from wmcore.kernels.constants import MAX_BLOCK
 
             _check_count("block_length", self.block_length, 1, MAX_BLOCK)
-        if not isinstance(self.gap, (int, float)) or not 0 <= self.gap < math.inf:
+        if (
+            isinstance(self.gap, bool)
+            or not isinstance(self.gap, Real)
+            or not 0 <= self.gap < math.inf
+        ):
             raise WatermarkError(f"gap is {self.gap!r}, but must be a number of at least 0")
         if not self.edits and self.gap != 0:
             raise WatermarkError(
@@ -167,17 +173,18 @@ class Watermark:
     @cached_property
     def problem(self) -> "Problem":
         """The scheme in the integers that the kernels take."""
-        from wmcore.kernels.constants import EXP_SCALE, ITS_SCALE
+        from wmcore.kernels.constants import EXP_COST_MIN, EXP_SCALE, ITS_SCALE, MAX_BLOCK
         from wmcore.kernels.packing import Problem
 
         scale = ITS_SCALE if self.its else EXP_SCALE
+        cost = ITS_SCALE if self.its else -EXP_COST_MIN
         # The published code takes eta(r) = r / V, the paper r / (V - 1).
         published = isinstance(self.key, PublishedKey)
         return Problem(
             its=self.its,
             edits=self.edits,
             n=self.key_length,
-            gamma=round(self.gap * scale),
+            gamma=round(min(self.gap * scale, MAX_BLOCK * cost)),  # no alignment uses a larger one
             vocab_size=self.vocab_size,
             denominator=self.vocab_size if published else self.vocab_size - 1,
         )
@@ -232,8 +239,10 @@ class Watermark:
         document = _read(path)
         try:
             return cls._from_document(path, document)
-        except (KeyError, TypeError, AttributeError) as error:
-            what = f"field {error}" if isinstance(error, KeyError) else "a field"
+        except KeyError as error:
+            what = f"field {error}"
+        except (TypeError, AttributeError, OverflowError):
+            what = "a field"
         raise WatermarkError(
             f"watermark file {path} is corrupt: {what} is missing or of the wrong type; "
             "restore it from a copy"
@@ -273,11 +282,11 @@ class Watermark:
 
 
 def _check_count(name: str, value: object, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise WatermarkError(
             f"{name} is {value!r}, but must be a whole number from {least} to {most}"
         )
-    if not least <= value <= most:
+    if not least <= int(value) <= most:
         raise WatermarkError(f"{name} is {value}, but must lie between {least} and {most}")
 
 
@@ -300,19 +309,17 @@ def _key_from_environment(path: Path, spec: dict[str, Any]) -> Key:
 def _read(path: Path) -> dict[str, Any]:
     """The JSON object of a watermark file, of the right format and version."""
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise WatermarkError(
-                f"watermark file {path} has {path.stat().st_size} bytes, more than {_LARGEST_FILE}: "
-                "it is not a watermark file"
-            )
-        document = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            raw = file.read(_LARGEST_FILE + 1)
     except OSError as error:
         raise WatermarkError(
             f"watermark file {path} cannot be read ({error.strerror}): check the path, or make one with "
             "'wmcore keygen'"
         ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
-        document = None
+    document = None
+    if len(raw) <= _LARGEST_FILE:
+        with contextlib.suppress(ValueError, RecursionError):  # not UTF-8, not JSON, absurd numbers
+            document = json.loads(raw)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise WatermarkError(
             f"watermark file {path} is not a watermark file or is corrupt: restore it from a copy, or "
@@ -341,6 +348,12 @@ def _write_private(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise WatermarkError(
+            f"watermark file {path} cannot be written ({error.strerror}): check that it is no folder and that "
+            "there is room"
+        ) from None
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

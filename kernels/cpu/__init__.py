@@ -13,8 +13,8 @@ from .threads import run, slices
 
 NAME = "cpu"
 
-_BOUND_BYTES = 1 << 28
-"""The most memory that one thread takes for the int16 costs of 32 resamples."""
+_BOUND_BYTES = 1 << 29
+"""The most memory that all threads together take for the int16 costs of 32 resamples each."""
 
 
 def exp_costs(secret: np.ndarray, tokens: np.ndarray, n: int, threads: int) -> np.ndarray:
@@ -86,7 +86,10 @@ def hits(
         members = active[edits[active] == with_edits]
         kind = (seed_key, problem.its, with_edits, *scheme)
         group = first // 32
-        run(*_bound_jobs(problem, texts, value, members, kind, group, open_masks, threads), threads)
+        function, jobs, most = _bound_jobs(
+            problem, texts, value, members, kind, group, open_masks, threads
+        )
+        run(function, jobs, min(threads, most))
         run(
             *_decide_jobs(texts, value, members, limit, kind, group, open_masks, out, threads),
             threads,
@@ -103,14 +106,15 @@ def _bound_jobs(
     base_group: int,
     open_masks: np.ndarray,
     threads: int,
-) -> tuple[Callable[..., None], list[tuple[Any, ...]]]:
-    """Clear the bits of open_masks that an int16 bound decides."""
+) -> tuple[Callable[..., None], list[tuple[Any, ...]], int]:
+    """Clear the bits of open_masks that an int16 bound decides; also how many jobs may run at once."""
     rows = texts.rows
+    size = rows * problem.n * 64
     blocks = np.diff(texts.offsets) - texts.k + 1
     # Sliding sums decide a plain alignment of many blocks faster than bounds that slide nothing.
     bounded = np.full(len(texts), kind[2]) | (blocks * texts.k <= 8 * (blocks + texts.k))
     # And so that memory stays small, texts whose int16 costs would not fit are decided one resample at a time.
-    bounded &= rows * problem.n * 64 <= _BOUND_BYTES
+    bounded &= size <= _BOUND_BYTES
     members = members[bounded[members]]
     shifts = np.array([problem.shift(int(k)) for k in texts.k])
     jobs = []
@@ -124,7 +128,7 @@ def _bound_jobs(
             packed = (texts.inverse, texts.offsets, rows, texts.k)
             alike = members[shifts[members] == shift]
             jobs.append((*kind, shift, *groups, *packed, threshold, drift, alike, open_masks))
-    return _null.bound_groups, jobs
+    return _null.bound_groups, jobs, max(1, _BOUND_BYTES // int(size[members].max(initial=1)))
 
 
 def _decide_jobs(

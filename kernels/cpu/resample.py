@@ -216,12 +216,13 @@ def its_bounds(seed_key, group, n_rows, n, vocab_size, denominator, shift, gap2,
     flat_uniforms = uniforms.reshape(-1)
     flat_etas = etas.reshape(-1)
     gap = splat_i16((gap2 + (1 << shift) - 1) >> shift)
+    down = min(shift - 1, 15)  # a shift by more than 15 bits is not defined for int16
     for i in range(n_rows):
         e = load_i16(flat_etas, i * 32)
         for j in range(n):  # hot loop
             d = load_i16(flat_uniforms, j * 32) - e
             d = maximum(d, splat_i16(0) - d) - splat_i16(2)
-            store(out, (i * n + j) * 32, shift_right(d, shift - 1) - gap)
+            store(out, (i * n + j) * 32, shift_right(d, down) - gap)
 
 
 @njit(nogil=True)

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
 
 _pools: dict[int, ThreadPoolExecutor] = {}
@@ -29,7 +29,10 @@ def available() -> int:
 
 
 def run(function: Callable[..., object], jobs: Iterable[Sequence], threads: int) -> None:
-    """Call function(*job) for every job, on that many threads. The first error is raised when all have ended."""
+    """Call function(*job) for every job, on that many threads.
+
+    The first error is raised when what runs has ended; jobs that have not begun are left out.
+    """
     jobs = list(jobs)
     if threads == 1 or len(jobs) <= 1:
         for job in jobs:
@@ -40,9 +43,14 @@ def run(function: Callable[..., object], jobs: Iterable[Sequence], threads: int)
             _pools[threads] = ThreadPoolExecutor(threads, thread_name_prefix="wmcore")
         pool = _pools[threads]
     futures = [pool.submit(function, *job) for job in jobs]
-    errors = [error for error in (future.exception() for future in futures) if error]
-    if errors:
-        raise errors[0]
+    try:
+        for future in futures:
+            future.result()
+    except BaseException:  # an error, or Ctrl-C: what has not begun need not begin
+        for future in futures:
+            future.cancel()
+        wait(futures)
+        raise
 
 
 def slices(count: int, pieces: int) -> list[tuple[int, int]]:

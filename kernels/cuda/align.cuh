@@ -53,52 +53,59 @@ struct Job {
   const int* inverse_i;
   int k, start, length;
   int zero_row;
-  int* row_j;  // int32 [length + 1], scratch of this warp; used when k > 32 R
+  int* row_j;  // int32 [length + 1], scratch of this warp; used when k > 256
 };
 
-// Calls finish(j, E[k, j]) in lane 31 for j = 1 .. length and step(i, value) for each E[i, i], i = 1 .. k, if wanted.
-template <int R, bool STAGED, class Cells, class Finish, class Step>
+// A cost of the tile, at a byte offset: one addition a load.
+template <bool STAGED>
+__device__ inline int cost_at(const int* tile, u32 offset) {
+  return *(const int*)((const char*)(STAGED ? shared_memory : tile) + offset);
+}
+
+// Calls finish(j, E[k, j]) in lane 31 for j = 1 .. length, and step(j, row, e) after column j of a lane's rows row ..
+// row + R - 1 (from 0), e[r] = E[row + r + 1, j]. ALONE: the block fits in one strip, k <= 32 R.
+template <int R, bool ALONE, bool STAGED, class Cells, class Finish, class Step>
 __device__ inline void walk(const Cells cells, const Job& job, const int* tile, int n, int stride, Finish finish,
                             Step step) {
   const int lane = threadIdx.x % 32;
   const int steps = job.length + 31;
+  const u32 round = 4u * (u32)n;
   for (int first = 0; first < job.k; first += 32 * R) {
-    const bool last_strip = first + 32 * R >= job.k;
     int e[R];
-    int at[R];
+    u32 at[R];
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       int i = first + lane * R + r;
-      at[r] = (i < job.k ? job.inverse_i[i] : job.zero_row) * stride;
+      at[r] = 4u * (u32)(i < job.k ? job.inverse_i[i] : job.zero_row) * (u32)stride;
       e[r] = cells.zero();
     }
     int diagonal = cells.zero(), bottom = cells.zero(), ahead = 0;
-    int p = job.start;
+    u32 p = 4u * (u32)job.start;
+#pragma unroll 1
     for (int s = 0; s < steps; ++s) {  // hot loop
       const int j = s - lane + 1;
       int up = __shfl_up_sync(ALL_LANES, bottom, 1);
-      if (first > 0) {  // the row above, 32 columns at a time
+      if (ALONE || first == 0) {
+        if (lane == 0) up = cells.border(j);
+      } else {  // the row above, 32 columns at a time
         if (s % 32 == 0) ahead = s + lane + 1 <= job.length ? job.row_j[s + lane + 1] : 0;
         int above = __shfl_sync(ALL_LANES, ahead, s % 32);
         if (lane == 0) up = above;
-      } else if (lane == 0) {
-        up = cells.border(j);
       }
       if (j >= 1 && j <= job.length) {
         int corner = diagonal, v = up;
         diagonal = up;
 #pragma unroll
         for (int r = 0; r < R; ++r) {
-          int cost = STAGED ? shared_memory[at[r] + p] : tile[at[r] + p];
-          int best = Cells::fit(corner, cost, e[r]);
+          int best = Cells::fit(corner, cost_at<STAGED>(tile, at[r] + p), e[r]);
           corner = e[r];
           v = Cells::least(best, v);
           e[r] = v;
         }
         bottom = v;
-        p = p + 1 < n ? p + 1 : 0;
+        p = p + 4 < round ? p + 4 : 0;
         if (lane == 31) {
-          if (last_strip)
+          if (ALONE || first + 32 * R >= job.k)
             finish(j, v);
           else
             job.row_j[j] = v;
@@ -115,19 +122,22 @@ struct NoStep {
   __device__ void operator()(int, int, const int (&)[R]) const {}
 };
 
-// Strips of 32 R tokens, of equal size and no more of them than it takes: lanes without a token are wasted.
+// As few lanes without a token as possible: 32 R tokens in one strip, or strips of 160 or of 256.
 template <bool STAGED, class Cells, class Finish, class Step>
 __device__ inline void walk_block(const Cells cells, const Job& job, const int* tile, int n, int stride, Finish finish,
                                   Step step) {
-  const int strips = (job.k + 255) / 256;
-  switch ((job.k + 32 * strips - 1) / (32 * strips)) {
-    case 1: return walk<1, STAGED>(cells, job, tile, n, stride, finish, step);
-    case 2: return walk<2, STAGED>(cells, job, tile, n, stride, finish, step);
-    case 3: return walk<3, STAGED>(cells, job, tile, n, stride, finish, step);
-    case 4: return walk<4, STAGED>(cells, job, tile, n, stride, finish, step);
-    case 5: return walk<5, STAGED>(cells, job, tile, n, stride, finish, step);
-    case 6: return walk<6, STAGED>(cells, job, tile, n, stride, finish, step);
-    case 7: return walk<7, STAGED>(cells, job, tile, n, stride, finish, step);
-    default: return walk<8, STAGED>(cells, job, tile, n, stride, finish, step);
+  switch ((job.k + 31) / 32) {
+    case 1: return walk<1, true, STAGED>(cells, job, tile, n, stride, finish, step);
+    case 2: return walk<2, true, STAGED>(cells, job, tile, n, stride, finish, step);
+    case 3: return walk<3, true, STAGED>(cells, job, tile, n, stride, finish, step);
+    case 4: return walk<4, true, STAGED>(cells, job, tile, n, stride, finish, step);
+    case 5: return walk<5, true, STAGED>(cells, job, tile, n, stride, finish, step);
+    case 6: return walk<6, true, STAGED>(cells, job, tile, n, stride, finish, step);
+    case 7: return walk<7, true, STAGED>(cells, job, tile, n, stride, finish, step);
+    case 8: return walk<8, true, STAGED>(cells, job, tile, n, stride, finish, step);
   }
+  if ((job.k + 159) / 160 * 160 < (job.k + 255) / 256 * 256)
+    walk<5, false, STAGED>(cells, job, tile, n, stride, finish, step);
+  else
+    walk<8, false, STAGED>(cells, job, tile, n, stride, finish, step);
 }

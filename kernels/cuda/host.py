@@ -61,10 +61,10 @@ class Host:
         device = self.device
         stride = _stride(n)
         tile = (rows + 1) * stride
-        if tile >= 2**31:
+        if tile >= 2**30:
             raise ValueError(
                 f"a text of {rows} distinct tokens with a key of {n} rows needs {tile} costs, but the CUDA kernels "
-                'address 2147483647: split the text, or use backend="cpu"'
+                'address 1073741823: split the text, or use backend="cpu"'
             )
         staged = 4 * tile <= device.shared_bytes
         strip = n + longest + 1 if longest > 256 else 0  # align.cuh: strips of 256 tokens

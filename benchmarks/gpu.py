@@ -1,0 +1,229 @@
+"""The GPU's figures, each beside what it is compared with; written to results/<card>.json (`make gpu`).
+
+Results are compared with the CPU backend before anything is timed. Times are medians of at least 7 runs after a
+warm-up, with the 20th and 80th percentile, from a finished device to a finished device.
+"""
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import machine
+
+from wmcore import Detector, Key, Watermark
+from wmcore.kernels import cpu, cuda
+from wmcore.kernels.cuda.host import Host
+from wmcore.kernels.packing import pack
+
+RESULTS = Path(__file__).parent / "results"
+V, N, M, T = 49152, 256, 200, 5000
+SEED_KEY = np.arange(8, dtype=np.uint32)
+INT32_LANES = 64
+"""int32 additions or minima a multiprocessor starts in a cycle (CUDA programming guide, 7.5 and later)."""
+
+
+def timed(run: Callable[[], Any], wait: Callable[[], Any], repeats: int = 7) -> dict[str, float]:
+    """Seconds: median, and the 20th and 80th percentile."""
+    run()
+    wait()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        wait()
+        seconds.append(time.perf_counter() - start)
+    low, median, high = np.percentile(seconds, [20, 50, 80])
+    return {"seconds": float(median), "p20": float(low), "p80": float(high)}
+
+
+def rates(host: Any, wait: Any, peak: float, *, n=N, m=M, texts=64, resamples=2048) -> list[dict]:
+    """Cells a second of the two edit kernels: every window in int32, and bounds of whole keys in int16."""
+    problem = Watermark.create("exp-edit", vocab_size=V, key_length=n).problem
+    rng = np.random.default_rng(0)
+    batch = [rng.zipf(1.3, size=m) % V for _ in range(texts)]
+    one, many = pack(batch[:1], None), pack(batch, None)
+    value = cpu.null_values(problem, one, 0, SEED_KEY, 0, 2, 1)
+    least = np.full(m, value[0], np.int32)
+    few = host.prefix_hits(problem, one, least, SEED_KEY, 0, 32)
+    assert (few == cpu.prefix_hits(problem, one, least, SEED_KEY, 0, 32, 1)).all()
+    none = np.full(texts, -(2**30), np.int32)  # below every bound: nothing is left to refine
+    assert not host.hits(problem, many, none, np.arange(texts), SEED_KEY, 0, 32).any()
+    found = []
+    for name, cells, run in (
+        (
+            "int32, every window aligned in full",
+            resamples * n * m * m,
+            lambda: host.prefix_hits(problem, one, least, SEED_KEY, 0, resamples),
+        ),
+        (
+            "int16 pairs, bounds of whole keys",
+            resamples * texts * m * (n + m - 1),
+            lambda: host.hits(problem, many, none, np.arange(texts), SEED_KEY, 0, resamples),
+        ),
+    ):
+        time_of = timed(run, wait)
+        speed = cells / time_of["seconds"]
+        # The fewest instructions a cell: fused add-minimum and minimum; int16 does two cells in each.
+        share = speed * (2 if "int32" in name else 1) / peak if peak else None
+        row = {"kernel": name, "n": n, "m": m, "Gcells_per_s": speed / 1e9, "share_of_peak": share}
+        found.append({**row, **time_of})
+    return found
+
+
+def make_texts(watermark: Watermark, count: int, marked: bool, m: int = M) -> list[np.ndarray]:
+    """Texts of m tokens; marked: half of them fit the key, each text at its own shift."""
+    rng = np.random.default_rng(1)
+    plain = rng.zipf(1.3, size=(count, m)) % watermark.vocab_size
+    if not marked:
+        return list(plain)
+    some = np.arange(0, watermark.vocab_size, 16)
+    costs, rows = Detector(watermark, backend="cpu").costs.costs(some, cpu, 2)
+    fit = some[costs[rows].argmin(axis=0)]
+    shifts = rng.integers(watermark.key_length, size=count)
+    best = fit[(shifts[:, None] + np.arange(m)) % watermark.key_length]
+    return list(np.where(rng.random((count, m)) < 0.5, best, plain))
+
+
+def detections(
+    wait: Any, *, batch=4096, resamples=T, compared=32, schemes=("exp", "exp-edit")
+) -> list:
+    """Whole calls of `detect`, and the CPU backend's on some of the same texts."""
+    rows = []
+    for scheme in schemes:
+        watermark = Watermark.create(scheme, vocab_size=V, key_length=N, key=Key(bytes(32)))
+        for marked, stop_after in ((True, None), (True, 50), (False, 50)):
+            texts = make_texts(watermark, batch, marked)
+            ours, theirs = (Detector(watermark, backend=b) for b in ("cuda", "cpu"))
+            settings = {"resamples": resamples, "stop_after": stop_after, "seed": 1}
+            some = texts[:compared]
+            start = time.perf_counter()
+            expected = theirs.detect(some, **settings)
+            on_cpu = time.perf_counter() - start
+            found = ours.detect(some, **settings)
+            same = [{**d.to_dict(), "backend": ""} for d in found]
+            assert same == [{**d.to_dict(), "backend": ""} for d in expected]
+            time_of = timed(lambda d=ours, t=texts, s=settings: d.detect(t, **s), wait)
+            row = {
+                "scheme": scheme,
+                "watermarked": marked,
+                "stop_after": stop_after,
+                "batch": batch,
+            }
+            row |= {"resamples": resamples, "texts_per_s": batch / time_of["seconds"], **time_of}
+            rows.append({**row, "cpu_texts_per_s": compared / on_cpu})
+    return rows
+
+
+def sampling_rates() -> list[dict]:
+    """Microseconds a step of the fused samplers, of softmax with torch.multinomial, of argmax, and of one read."""
+    import torch
+
+    from wmcore import sampling
+    from wmcore.kernels.constants import DOMAIN_EXP
+    from wmcore.kernels.cuda.sample import ExpSampler, ItsSampler
+
+    key, device, rows = Key(bytes(32)), cuda.device.device(), []
+    for n_tokens in (49152, 151936):
+        exp = ExpSampler(device, key.words, DOMAIN_EXP)
+        its = ItsSampler(device, key.its_order(n_tokens), key.its_words(N, n_tokens))
+        for count in (1, 16, 256):
+            for kind in (torch.float32, torch.bfloat16):
+                # Sharpened normal numbers: about as peaked as a language model's logits.
+                x = (3 * torch.randn(count, n_tokens, device="cuda")).to(kind)
+                places = torch.arange(count, device="cuda")
+                out = torch.empty(count, dtype=torch.int64, device="cuda")
+
+                def draw(sampler, x=x, places=places, out=out):
+                    stream = torch.cuda.current_stream().cuda_stream
+                    sampling.on_device(sampler, x, places, 1.0, stream, out)
+
+                steps = {
+                    "exp": lambda d=draw, s=exp: d(s),
+                    "its": lambda d=draw, s=its: d(s),
+                    "multinomial": lambda x=x: torch.multinomial(x.float().softmax(-1), 1),
+                    "argmax": lambda x=x: x.argmax(-1),
+                    "read": lambda x=x: torch.amax(x, -1),
+                }
+                row: dict[str, Any] = {"B": count, "V": n_tokens, "dtype": str(kind)}
+                for name, step in steps.items():
+                    eager, graph = _per_step(step)
+                    row |= {f"{name}_us": eager, f"{name}_graph_us": graph}
+                row["tokens_per_s"] = count / row["exp_us"] * 1e6
+                row["exp_to_read"] = row["exp_graph_us"] / row["read_graph_us"]
+                row["multinomial_to_exp"] = row["multinomial_graph_us"] / row["exp_graph_us"]
+                rows.append(row)
+    return rows
+
+
+def _per_step(step: Callable[[], Any], steps: int = 50) -> tuple[float, float]:
+    """Microseconds a step, launched one by one and replayed as a CUDA graph."""
+    import torch
+
+    eager = timed(lambda: [step() for _ in range(steps)], torch.cuda.synchronize)["seconds"]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            for _ in range(steps):
+                step()
+    replayed = timed(graph.replay, torch.cuda.synchronize)["seconds"]
+    return 1e6 * eager / steps, 1e6 * replayed / steps
+
+
+def card() -> dict[str, Any]:
+    """The device, its driver and the peak of its integer units."""
+    import cupy
+
+    properties = cupy.cuda.runtime.getDeviceProperties(0)
+    clock = cupy.cuda.Device(0).attributes.get("ClockRate", 0) * 1e3  # 0: this CUDA does not say
+    return {
+        "name": properties["name"].decode(),
+        "capability": f"{properties['major']}.{properties['minor']}",
+        "processors": properties["multiProcessorCount"],
+        "clock_GHz": clock / 1e9,
+        "int32_peak_per_s": properties["multiProcessorCount"] * INT32_LANES * clock,
+        "memory_GiB": properties["totalGlobalMem"] / 2**30,
+        "driver_cuda": cupy.cuda.runtime.driverGetVersion(),
+        "nvrtc": ".".join(map(str, cupy.cuda.nvrtc.getVersion())),
+        "cupy": cupy.__version__,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only say whether there is a GPU")
+    asked = parser.parse_args()
+    reason = cuda.why_not()
+    if reason is not None:
+        sys.exit(f"no GPU, so nothing was tested and nothing was measured: {reason}")
+    if asked.check:
+        print("GPU:", card()["name"])
+        return
+    import cupy
+
+    wait = cupy.cuda.Device(0).synchronize
+    about = card()
+    host = Host(cuda.device.device())
+    result = {
+        "card": about,
+        "machine": machine(),
+        "edit": rates(host, wait, about["int32_peak_per_s"]),
+        "detect": detections(wait),
+        "sample": sampling_rates(),
+    }
+    path = RESULTS / f"{re.sub('[^a-z0-9]+', '-', about['name'].lower()).strip('-')}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+    print("written:", path)
+
+
+if __name__ == "__main__":
+    main()

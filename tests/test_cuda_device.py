@@ -1,0 +1,206 @@
+"""On a real device (`make gpu`): the same cases as on the host, and what only a device has: torch, streams, graphs."""
+
+import numpy as np
+import pytest
+import test_cuda_null
+from test_cuda_null import (  # noqa: F401 (collected here once more, with this module's `hosts`)
+    test_a_long_key_takes_several_super_windows,
+    test_costs,
+    test_hits_and_statistics,
+    test_lengths_around_strips,
+    test_long_prefixes,
+    test_observe,
+    test_prefixes,
+    test_ranges_batches_and_inactive_texts,
+    test_ranks_of_a_whole_vocabulary,
+)
+from test_cuda_sample import DOMAIN_EXP, SECRET, exp_tokens, its_tokens, make_logits
+
+from wmcore import SCHEMES, Detector, Key, Watermark, WatermarkError, sampling
+from wmcore.kernels import cpu, cuda, resolve
+from wmcore.kernels.cuda import device as cuda_device
+from wmcore.kernels.cuda.host import Host
+from wmcore.kernels.cuda.sample import ExpSampler, ItsSampler
+from wmcore.kernels.packing import pack
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module", autouse=True)
+def works():
+    """These tests were asked for: without a device they fail."""
+    reason = cuda_device.why_not()
+    if reason is not None:
+        pytest.fail(f"no GPU test can run: {reason}")
+
+
+@pytest.fixture(scope="module")
+def hosts(works):
+    """The real device under every name of the host's tests; one of them with tiles beside shared memory."""
+    beside = cuda_device.CupyDevice(0)
+    beside.shared_bytes, beside.memory_bytes, beside.block_threads = 64, 1 << 24, 256
+    found = dict.fromkeys(test_cuda_null.DEVICES, Host(cuda_device.device()))
+    return {**found, "beside": Host(beside)}
+
+
+@pytest.fixture
+def torch(works):
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.fail("this torch has no CUDA: install the CUDA build of torch")
+    return torch
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("block_length", [None, 50])
+def test_detection_at_full_size(scheme, block_length):
+    watermark = Watermark.create(
+        scheme, vocab_size=49152, key=Key(bytes(32)), block_length=block_length
+    )
+    rng = np.random.default_rng(0)
+    texts = [rng.zipf(1.3, size=m) % 49152 for m in (200, 199, 50, 300, 200)]
+    one, two = (Detector(watermark, backend=name) for name in ("cuda", "cpu"))
+    some = np.arange(0, 49152, 16)
+    costs, rows = two.costs.costs(some, cpu, 2)
+    best = some[costs[rows][:, (9 + np.arange(200)) % 256].argmin(axis=0)]
+    texts[0] = np.where(rng.random(200) < 0.5, best, texts[0])
+    for stop_after in (50, None):
+        a, b = (d.detect(texts, resamples=999, seed=1, stop_after=stop_after) for d in (one, two))
+        assert [x.backend for x in a] == ["cuda"] * 5
+        assert [{**x.to_dict(), "backend": ""} for x in a] == [
+            {**x.to_dict(), "backend": ""} for x in b
+        ]
+    assert resolve("auto") is cuda
+
+
+def test_memory_does_not_grow_with_resamples():
+    import cupy
+
+    problem = test_cuda_null.make_problem("its-edit", 256, 26214, 49152)
+    text = np.random.default_rng(0).integers(0, 49152, size=200)
+    packed = pack([text] * 64, None)
+    value = np.full(64, -(2**30), np.int32)
+    host, pool, used = Host(cuda_device.device()), cupy.get_default_memory_pool(), []
+    for resamples in (4096, 65536):
+        pool.free_all_blocks()
+        host.hits(problem, packed, value, np.arange(64), SECRET, 0, resamples)
+        used.append(pool.total_bytes())
+    assert used[1] <= max(used[0], cuda_device.device().memory_bytes) * 1.5
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("n_tokens", [1, 255, 257, 49152, 151936])
+def test_samplers(torch, kind, n_tokens):
+    rng = np.random.default_rng(n_tokens)
+    logits = torch.from_numpy(make_logits(rng, 9, n_tokens, 4.0, n_tokens > 1)).cuda()
+    logits = logits.to(getattr(torch, kind))
+    on_host = logits.float().cpu().numpy()
+    rows = rng.integers(0, 2**32, 9)
+    device, stream = cuda_device.device(), torch.cuda.current_stream().cuda_stream
+    exp = ExpSampler(device, SECRET, DOMAIN_EXP)
+    order = rng.permutation(n_tokens).astype(np.int32)
+    words = rng.integers(0, 2**32, 50).astype(np.uint32)
+    its = ItsSampler(device, order, words)
+    for _ in range(2):
+        tokens = sampling.on_device(exp, logits, rows, 0.7, stream)
+        assert tokens.tolist() == exp_tokens(on_host, 0.7, rows)
+        tokens = sampling.on_device(its, logits, rows % 50, 0.7, stream)
+        assert tokens.tolist() == its_tokens(on_host, 0.7, order, words[rows % 50])
+
+
+@pytest.mark.parametrize("scheme", ["exp", "its"])
+def test_the_draw_of_a_watermark(torch, scheme):
+    """Views without a copy, other streams, checks; the tokens are those of the same logits on the CPU."""
+    watermark = Watermark.create(scheme, vocab_size=3000, key=Key(bytes(32)))
+    draw = sampling.watermarked(watermark)
+    whole = torch.randn(6, 3, 3100, generator=torch.Generator().manual_seed(0)) * 4
+    on_device = whole.cuda()
+    rows = np.arange(6) * 7
+    expected = draw(whole[:, -1, :3000], rows, 1.3).tolist()
+    assert draw(on_device[:, -1, :3000], rows, 1.3).tolist() == expected
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(20):
+            found = draw(on_device[:, -1, :3000], rows, 1.3, check=False)
+    stream.synchronize()
+    assert found.tolist() == expected
+    on_device[2] = -torch.inf
+    assert draw(on_device[:, -1, :3000], rows, 1.3, check=False)[2] == -1
+    with pytest.raises(WatermarkError, match="no token to draw"):
+        draw(on_device[:, -1, :3000], rows, 1.3)
+
+
+def test_a_loop_without_a_wait_and_a_graph(torch):
+    watermark = Watermark.create("exp", vocab_size=5000, key=Key(bytes(32)))
+    for make in (
+        lambda d: ExpSampler(d, watermark.key.words, DOMAIN_EXP),
+        lambda d: ItsSampler(d, watermark.key.its_order(5000), watermark.key.its_words(256, 5000)),
+    ):
+        sampler = make(cuda_device.device())
+        logits = torch.randn(16, 5000, device="cuda", dtype=torch.bfloat16)
+        rows = torch.arange(16, device="cuda")
+        out = torch.empty(16, dtype=torch.int64, device="cuda")
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            sampling.on_device(sampler, logits, rows, 1.0, stream.cuda_stream, out)
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                for _ in range(10):
+                    sampling.on_device(sampler, logits, rows, 1.0, stream.cuda_stream, out)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=stream):
+                sampling.on_device(sampler, logits, rows, 1.0, stream.cuda_stream, out)
+        for shift in range(3):
+            logits.copy_(torch.randn(16, 5000, device="cuda"))
+            rows.copy_(torch.arange(16) + shift)
+            graph.replay()
+            torch.cuda.synchronize()
+            eager = sampling.on_device(
+                sampler, logits, rows, 1.0, torch.cuda.current_stream().cuda_stream
+            )
+            assert out.tolist() == eager.tolist()
+
+
+@pytest.mark.model
+def test_generation_on_the_device(torch):
+    """A model's text on the device carries the watermark; its tokens come from the fused sampler."""
+    from wmcore import generate
+    from wmcore.models import load_model
+
+    model, tokenizer = load_model("smollm2")
+    watermark = Watermark.create("exp-edit", vocab_size=49152)
+    texts = generate(
+        model.cuda(),
+        ["The history of the sea is", "A recipe:"],
+        watermark,
+        max_new_tokens=60,
+        tokenizer=tokenizer,
+        seed=1,
+        eos=False,
+    )
+    found = Detector(watermark, backend="cuda").detect([t.tokens for t in texts], resamples=999)
+    assert [d.p_value for d in found] == [1 / 1000] * 2
+
+
+def test_sanitizer_case(hosts):
+    """A short walk through every kernel, for compute-sanitizer."""
+    for scheme in SCHEMES:
+        test_cuda_null.test_ranges_batches_and_inactive_texts(hosts, scheme)
+        test_cuda_null.test_lengths_around_strips(hosts, scheme, 300, None)
+    test_cuda_null.test_long_prefixes(hosts)
+    test_cuda_null.test_costs(hosts, 40)
+    device = cuda_device.device()
+    import cupy
+
+    logits = cupy.zeros((3, 700), cupy.float32)
+    rows, out = cupy.arange(3), cupy.empty(3, cupy.int64)
+    for sampler in (
+        ExpSampler(device, SECRET, DOMAIN_EXP),
+        ItsSampler(device, np.arange(700), np.arange(5)),
+    ):
+        sampler(logits, "float32", rows, 1.0, out, cupy.cuda.get_current_stream().ptr)
+    assert (cupy.asnumpy(out) >= 0).all()

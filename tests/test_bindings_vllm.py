@@ -1,0 +1,405 @@
+"""The vLLM processor against stubs of its two interfaces, and against the interface files of wheels where given.
+
+Stubs hold what the interfaces document: V1 replays batch updates (removed, added, moved), V2 slots and positions.
+Each request's tokens must be those that the watermark draws from its own logits, whatever the batch does.
+"""
+
+import enum
+import sys
+import types
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+import vllm_stubs
+from peers import wheels
+
+from wmcore import Detector, WatermarkError, sampling
+from wmcore.bindings import vllm as binding
+from wmcore.key import Key
+from wmcore.truncate import penalised, truncated
+from wmcore.watermark import Watermark
+
+VOCAB, WIDTH, N = 60, 64, 40
+
+
+@dataclass
+class Params:
+    """The fields of SamplingParams that matter here."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
+    extra_args: dict | None = None
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+
+
+class Direction(enum.Enum):
+    UNIDIRECTIONAL = enum.auto()
+    SWAP = enum.auto()
+
+
+@dataclass
+class Update:
+    batch_size: int
+    removed: list = field(default_factory=list)
+    added: list = field(default_factory=list)
+    moved: list = field(default_factory=list)
+
+
+@pytest.fixture
+def mark(tmp_path, monkeypatch):
+    """A server's watermark, named in the environment."""
+    made = Watermark.create("exp", vocab_size=VOCAB, key_length=N, key=Key(bytes(range(32))))
+    made.save(tmp_path / "mark.json")
+    monkeypatch.setenv(binding.ENVIRONMENT, str(tmp_path / "mark.json"))
+    binding._load.cache_clear()
+    return made
+
+
+def config(size=WIDTH):
+    model = types.SimpleNamespace(get_vocab_size=lambda: size)
+    return types.SimpleNamespace(model_config=model)
+
+
+def v1():
+    return binding._Processor(config(), torch.device("cpu"), False)
+
+
+def logits_of(history):
+    """A tiny "model": logits float32 [WIDTH] that depend on the last token and the length."""
+    rng = np.random.default_rng([len(history), history[-1]])
+    return torch.from_numpy(rng.normal(0, 2, WIDTH).astype(np.float32))
+
+
+def wanted_token(mark, params, prompt, output, shift):
+    """What the watermark draws: the reference that knows nothing of batches."""
+    row = logits_of(prompt + output)[:VOCAB]
+    row = penalised(
+        row, prompt, output, repetition=params.repetition_penalty,
+        frequency=params.frequency_penalty, presence=params.presence_penalty,
+    )  # fmt: skip
+    one = [
+        torch.tensor([v]) for v in (params.temperature, params.top_k, params.top_p, params.min_p)
+    ]
+    x = truncated(row[None], *one)
+    key_row = np.array([(shift + len(output)) % mark.key_length])
+    return int(sampling.watermarked(mark)(x, key_row, 1.0))
+
+
+def only(row):
+    """The single token that a forced row allows, or None."""
+    finite = torch.isfinite(row).nonzero().flatten()
+    return int(finite[0]) if len(finite) == 1 else None
+
+
+SETTINGS = [
+    {"seed": 1},
+    {"seed": 2, "temperature": 0.6, "top_k": 5},
+    {"extra_args": {"wmcore_shift": 39}, "top_p": 0.7, "temperature": 1.3},
+    {"extra_args": {"wmcore": True, "wmcore_shift": 3}, "min_p": 0.1},
+    {"seed": 5, "extra_args": {"wmcore": 0}},
+    {"temperature": 0.0},
+    {"seed": 7, "extra_args": {"wmcore_label": "tenant"}},
+    {"seed": 8, "repetition_penalty": 1.3, "frequency_penalty": 0.5, "presence_penalty": 0.2},
+]
+
+
+def marked(settings):
+    return settings.get("temperature", 1) > 0 and (settings.get("extra_args") or {}).get(
+        "wmcore", 1
+    )
+
+
+class Server:
+    """Requests that come, go and move, for 60 steps; the tokens of each are checked at each step."""
+
+    def __init__(self, mark, seed):
+        self.mark, self.rng = mark, np.random.default_rng(seed)
+        self.rows, self.made = [], 0
+
+    def new(self):
+        settings = SETTINGS[self.made % len(SETTINGS)]
+        self.made += 1
+        prompt = self.rng.integers(0, VOCAB, self.rng.integers(1, 6)).tolist()
+        return types.SimpleNamespace(params=Params(**settings), prompt=prompt, output=[])
+
+    def key(self, one):
+        label = (one.params.extra_args or {}).get("wmcore_label")
+        if label is None:
+            return self.mark
+        return Watermark.create(
+            "exp", vocab_size=VOCAB, key_length=N, key=self.mark.key.derive(label)
+        )
+
+    def check(self, one, row, before):
+        """The row's token; appended to the request."""
+        settings = vars(one.params)
+        if marked(settings):
+            shift = binding._shift(N, one.params)
+            token = only(row)
+            assert token == wanted_token(self.key(one), one.params, one.prompt, one.output, shift)
+        else:
+            assert torch.equal(row, before)
+            token = int(before[:VOCAB].argmax())
+        return token
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_v1_replays_batch_updates(mark, seed):
+    server, processor = Server(mark, seed), v1()
+    assert not processor.is_argmax_invariant()
+    rows: list = []
+    for _ in range(60):
+        update = Update(0)
+        for index in sorted(
+            server.rng.permutation(len(rows))[: server.rng.integers(0, 2)].tolist()
+        ):
+            update.removed.append(index)
+            rows[index] = None
+        free = [i for i, one in enumerate(rows) if one is None]
+        for _ in range(server.rng.integers(0, 3)):
+            index = free.pop(0) if free else len(rows)
+            if index == len(rows):
+                rows.append(None)
+            rows[index] = server.new()
+            one = rows[index]
+            update.added.append((index, one.params, one.prompt, one.output))
+        while None in rows:  # the last request fills the hole, as vLLM condenses
+            last = len(rows) - 1
+            if rows[last] is None:
+                rows.pop()
+                continue
+            hole = rows.index(None)
+            rows[hole] = rows.pop()
+            update.moved.append((last, hole, Direction.UNIDIRECTIONAL))
+        if len(rows) > 1 and server.rng.random() < 0.5:
+            i, j = server.rng.choice(len(rows), 2, replace=False).tolist()
+            rows[i], rows[j] = rows[j], rows[i]
+            update.moved.append((i, j, Direction.SWAP))
+        update.batch_size = len(rows)
+        changed = update.removed or update.added or update.moved
+        processor.update_state(update if changed else None)
+        if not rows:
+            continue
+        before = torch.stack([logits_of(one.prompt + one.output) for one in rows])
+        after = processor.apply(before.clone())
+        for i, one in enumerate(rows):
+            one.output.append(server.check(one, after[i], before[i]))
+    assert server.made > 20
+
+
+def states(slots, size=WIDTH):
+    return types.SimpleNamespace(
+        device=torch.device("cpu"), max_num_reqs=slots, vocab_size=size,
+        prompt_len=types.SimpleNamespace(gpu=torch.zeros(slots, dtype=torch.int32)),
+    )  # fmt: skip
+
+
+def context(slots, positions, **more):
+    mapping = torch.tensor(slots, dtype=torch.int32)
+    return types.SimpleNamespace(
+        expanded_idx_mapping=mapping,
+        idx_mapping=mapping.unique(),
+        idx_mapping_np=np.unique(slots).astype(np.int32),
+        pos=torch.tensor(positions),
+        **more,
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_v2_slots_positions_and_preemption(mark, seed):
+    """Rows in any order; slots are recycled; a preempted request enters another slot with its tokens."""
+    server = Server(mark, seed)
+    shared = states(6)
+    processor = binding._Processor(config(), shared)
+    slots: dict = {}
+    for _ in range(60):
+        for slot in [s for s in slots if server.rng.random() < 0.1]:
+            one = slots.pop(slot)
+            if server.rng.random() < 0.5:  # preempted: again, in a free slot
+                fresh = next(s for s in range(6) if s not in slots)
+                slots[fresh] = one
+                shared.prompt_len.gpu[fresh] = len(one.prompt)
+                assert processor.add_request(fresh, one.params) == bool(marked(vars(one.params)))
+        if len(slots) < 6:
+            slot = next(s for s in range(6) if s not in slots)
+            slots[slot] = one = server.new()
+            shared.prompt_len.gpu[slot] = len(one.prompt)
+            assert processor.add_request(slot, one.params) == bool(marked(vars(one.params)))
+        processor.apply_staged_writes()
+        order = server.rng.permutation(list(slots)).tolist()
+        pos = [len(slots[s].prompt) + len(slots[s].output) - 1 for s in order]
+        before = torch.stack([logits_of(slots[s].prompt + slots[s].output) for s in order])
+        # V2 has applied penalties by then.
+        for i, s in enumerate(order):
+            one = slots[s]
+            before[i, :VOCAB] = penalised(
+                before[i, :VOCAB], one.prompt, one.output,
+                repetition=one.params.repetition_penalty,
+                frequency=one.params.frequency_penalty, presence=one.params.presence_penalty,
+            )  # fmt: skip
+        after = processor.apply(before.clone(), context(order, pos))
+        for i, s in enumerate(order):
+            slots[s].output.append(server.check(slots[s], after[i], before[i]))
+
+
+def test_v2_speculative_rows_have_their_own_positions(mark):
+    shared = states(3)
+    processor = binding._Processor(config(), shared)
+    params = Params(seed=4)
+    shared.prompt_len.gpu[2] = 5
+    processor.add_request(2, params)
+    logits = torch.from_numpy(np.random.default_rng(1).normal(size=(3, WIDTH)).astype(np.float32))
+    after = processor.apply(logits.clone(), context([2, 2, 2], [4, 5, 6]))
+    rows = (binding._shift(N, params) + np.arange(3)) % N
+    drawn = sampling.watermarked(mark)(logits[:, :VOCAB], rows, 1.0)
+    assert [only(row) for row in after] == drawn.tolist()
+
+
+def test_masked_tokens_stay_masked(mark):
+    """A grammar's -inf is never revived, and a row without any token is left as it is."""
+    processor = v1()
+    processor.update_state(Update(2, added=[(i, Params(seed=i), [1], []) for i in range(2)]))
+    logits = torch.full((2, WIDTH), -torch.inf)
+    logits[0, 7] = -3.0
+    assert only(processor.apply(logits.clone())[0]) == 7
+    assert torch.equal(processor.apply(logits.clone())[1], logits[1])
+    logits[1] = torch.nan
+    processor.apply(logits)
+
+
+def test_the_text_of_a_request_is_found(mark):
+    """Without a seed the shift is drawn, and kept with the parameters."""
+    processor, output, params = v1(), [], Params()
+    processor.update_state(Update(1, added=[(0, params, [3], output)]))
+    for _ in range(35):
+        output.append(only(processor.apply(logits_of([3, *output])[None])[0]))
+    (found,) = Detector(mark).detect([output], resamples=199)
+    assert found.p_value == 1 / 200
+    again = binding._Request(mark, params)
+    assert found.shift == again.shift == params.extra_args["_wmcore_drawn_shift"]
+    assert len({binding._Request(mark, Params()).shift for _ in range(40)}) > 10
+
+
+def test_nothing_happens_without_a_watermark(monkeypatch):
+    monkeypatch.delenv(binding.ENVIRONMENT, raising=False)
+    processor = v1()
+    assert processor.is_argmax_invariant()
+    processor.update_state(Update(1, added=[(0, Params(), [1], [])]))
+    logits = torch.randn(1, WIDTH)
+    assert processor.apply(logits) is logits
+    second = binding._Processor(config(), states(2))
+    assert second.add_request(0, Params()) is False
+    assert second.apply(logits, context([0], [3])) is logits
+    for extra in (None, {}, {"other": 1}, {"wmcore": False}):
+        binding._Processor.validate_params(Params(extra_args=extra))
+    with pytest.raises(WatermarkError, match="wmcore: no watermark is set up on this server"):
+        binding._Processor.validate_params(Params(extra_args={"wmcore": True}))
+
+
+def test_bad_requests_and_servers_are_named(mark):
+    for extra, message in [
+        ({"wmcore": "yes"}, "wmcore is 'yes'"),
+        ({"wmcore_label": 3}, "wmcore_label is a int"),
+        ({"wmcore_shift": N}, "wmcore_shift 40 is outside 0 to 39"),
+        ({"wmcore_shift": 1.5}, "wmcore_shift 1.5"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            binding._Processor.validate_params(Params(extra_args=extra))
+    binding._Processor.validate_params(Params(extra_args=SETTINGS[6]["extra_args"]))
+    with pytest.raises(WatermarkError, match="vocab_size 60 exceeds the model's 59 logits"):
+        binding._Processor(config(59), torch.device("cpu"), False)
+    with pytest.raises(WatermarkError, match="vocab_size 60 exceeds the model's 59 logits"):
+        binding._Processor(config(), states(1, 59))
+
+
+def test_truncation_by_hand():
+    logits = torch.log(torch.tensor([[0.5, 0.25, 0.15, 0.1]]))
+
+    def kept(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
+        settings = [torch.tensor([v]) for v in (temperature, top_k, top_p, min_p)]
+        return torch.isfinite(truncated(logits, *settings))[0].tolist()
+
+    assert kept() == [True] * 4
+    assert kept(top_k=2) == [True, True, False, False]
+    assert kept(top_k=9) == [True] * 4
+    assert kept(top_p=0.6) == [True, True, False, False]
+    assert kept(top_p=1e-9) == [True, False, False, False]
+    assert kept(min_p=0.25) == [True, True, True, False]
+    assert kept(min_p=0.25, temperature=0.5) == [True, True, False, False]
+    assert kept(top_k=3, top_p=0.8) == [True, True, False, False]
+    row = penalised(
+        torch.tensor([2.0, -2.0, 1.0]),
+        [1, 9],
+        [0, 0, -1],
+        repetition=2.0,
+        frequency=0.1,
+        presence=0.5,
+    )
+    assert row.tolist() == pytest.approx([1.0 - 0.2 - 0.5, -4.0, 1.0])
+
+
+def test_the_class_needs_no_vllm_and_takes_the_bases_there_are(monkeypatch):
+    for name in binding._INTERFACES:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert binding._processor_class().__mro__[1:] == (binding._Processor, object)
+    base = type("LogitsProcessor", (), {})
+    stub = types.SimpleNamespace(LogitsProcessor=base)
+    monkeypatch.setitem(sys.modules, binding._INTERFACES[0], stub)
+    assert issubclass(binding._processor_class(), base)
+
+
+@pytest.mark.parametrize("root", wheels() or [None], ids=str)
+def test_with_the_interface_files_of_wheels(root, mark):
+    """vLLM's own loaders take the class, in both runners, and its own dataclasses carry the calls. Not a server."""
+    if root is None:
+        pytest.skip("WMCORE_VLLM names no unpacked vLLM wheel")
+    vllm_stubs.load(root)
+    try:
+        two = root / "vllm/v1/worker/gpu/sample/logits_processor"
+        vars(binding).pop("WatermarkLogitsProcessor", None)
+        from vllm.v1.sample.logits_processor import interface
+
+        sys.modules["vllm.v1.sample.logits_processor"].LogitsProcessor = interface.LogitsProcessor
+        made = binding.WatermarkLogitsProcessor
+        assert issubclass(made, interface.LogitsProcessor)
+        first = made(config(), torch.device("cpu"), False)
+        output: list = []
+        update = interface.BatchUpdate(
+            batch_size=2, removed=[], added=[(0, Params(seed=1), [5], output)],
+            moved=[(0, 1, interface.MoveDirectionality.SWAP)],
+        )  # fmt: skip
+        first.update_state(update)
+        logits = torch.stack([logits_of([5])] * 2)
+        after = first.apply(logits.clone())
+        assert torch.equal(after[0], logits[0])
+        token = only(after[1])
+        assert token == wanted_token(
+            mark, Params(seed=1), [5], [], binding._shift(N, Params(seed=1))
+        )
+        if not two.exists():
+            return
+        from vllm.v1.worker.gpu.sample import logits_processor as v2
+
+        name = "wmcore.bindings.vllm:WatermarkLogitsProcessor"
+        (loaded,) = v2.loader._load_v2_logitsprocs_by_fqcns([name])
+        assert loaded is made
+        fields = dict.fromkeys(v2.LogitsProcRequestState.__dataclass_fields__) | vars(states(3))
+        fields["prompt_len"].gpu[2] = 1
+        second = loaded(config(), v2.LogitsProcRequestState(**fields))
+        assert second.add_request(2, Params(seed=1)) is True
+        where = dict.fromkeys(v2.LogitsContext.__dataclass_fields__) | vars(context([0, 2], [0, 0]))
+        after = second.apply(logits.clone(), v2.LogitsContext(**where))
+        assert (only(after[0]), only(after[1])) == (None, token)
+        check = v2.build_custom_logits_processors_params_validator([made])
+        with pytest.raises(ValueError, match="wmcore_shift"):
+            check(Params(extra_args={"wmcore_shift": -1}))
+    finally:
+        vars(binding).pop("WatermarkLogitsProcessor", None)
+        vllm_stubs.forget()

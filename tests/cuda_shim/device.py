@@ -53,7 +53,8 @@ def program() -> str:
 def library(arch: int | None = None) -> ctypes.CDLL:
     """The compiled program; arch: what __CUDA_ARCH__ says (None: not defined). Kept in the temporary folder."""
     chosen = compiler()
-    flags = [*FLAGS, *([f"-D__CUDA_ARCH__={arch}"] if arch else [])]
+    flags = [*FLAGS, *os.environ.get("CUDA_SHIM_FLAGS", "").split()]
+    flags += [f"-D__CUDA_ARCH__={arch}"] if arch else []
     text = program()
     digest = hashlib.sha256(repr((chosen, flags, text)).encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"wmcore-cuda-shim-{os.getuid()}"

@@ -77,11 +77,16 @@ setup(
         "test": TEST,
         "check": CHECK,
         "bench": BENCH,
+        "vllm": ["scipy>=1.13,<2"],  # of the Gumbel detector; vLLM itself is never asked for
         "cuda12": CUDA12,
         "cuda13": CUDA13,
         "dev": [*GENERATE, *TEST, *CHECK, *BENCH],
     },
-    entry_points={"console_scripts": ["wmcore = wmcore.cli:main"]},
+    entry_points={
+        "console_scripts": ["wmcore = wmcore.cli:main"],
+        # Idle unless the server names a watermark: see bindings/vllm.py.
+        "vllm.logits_processors": ["wmcore = wmcore.bindings.vllm:WatermarkLogitsProcessor"],
+    },
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",

@@ -5,9 +5,11 @@ Each request's tokens must be those that the watermark draws from its own logits
 """
 
 import enum
+import importlib
 import sys
 import types
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -317,6 +319,14 @@ def test_bad_requests_and_servers_are_named(mark):
         binding._Processor(config(59), torch.device("cpu"), False)
     with pytest.raises(WatermarkError, match="vocab_size 60 exceeds the model's 59 logits"):
         binding._Processor(config(), states(1, 59))
+
+
+def test_the_entry_point_is_declared():
+    text = (Path(__file__).parent.parent / "setup.py").read_text(encoding="utf-8")
+    target = "wmcore.bindings.vllm:WatermarkLogitsProcessor"
+    assert f'"vllm.logits_processors": ["wmcore = {target}"]' in text
+    module, name = target.split(":")
+    assert isinstance(getattr(importlib.import_module(module), name), type)
 
 
 def test_truncation_by_hand():

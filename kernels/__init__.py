@@ -101,7 +101,7 @@ def resolve(name: str = "auto") -> Backend:
         cuda = importlib.import_module(".cuda", __name__)
         why_not = cuda.why_not()
         if why_not is None:
-            return cuda  # type: ignore[return-value]
+            return cuda
         if name == "cuda":
             raise ValueError(f'backend "cuda" cannot run here: {why_not}')
-    return importlib.import_module(".cpu", __name__)  # type: ignore[return-value]
+    return importlib.import_module(".cpu", __name__)

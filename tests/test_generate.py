@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
-from wmcore.generate import _cache_of, generate, generate_iter
+from wmcore.generate import _cache_of, _Loop, generate, generate_iter
 from wmcore.kernels.constants import DOMAIN_EXP
 from wmcore.key import Key
 from wmcore.watermark import Watermark
@@ -141,6 +141,26 @@ def test_eos_ends_a_text_and_is_kept():
         stop = next((i for i, t in enumerate(whole.tokens) if t in endings), 29)
         assert one.tokens == whole.tokens[: stop + 1]
     assert min(len(one.tokens) for one in made) < 30
+
+
+@pytest.mark.parametrize("steps", [2, 7, 100])
+def test_reading_tokens_later_changes_nothing(monkeypatch, steps):
+    """On a CUDA device tokens are looked at every few steps; what follows a text's end is dropped."""
+    model, mark = llama(eos_token_id=list(range(20))), watermark_of("exp")
+    settings = {"max_new_tokens": 20, "seed": 11}
+    expected = generate(model, PROMPTS, mark, **settings)
+    assert len({len(one.tokens) for one in expected}) > 1
+    monkeypatch.setattr(_Loop, "read_every", staticmethod(lambda device: steps))
+    assert generate(model, PROMPTS, mark, **settings) == expected
+
+
+def test_only_tokens_before_the_end_must_have_a_distribution():
+    loop = _Loop(None, None, 64, 5, frozenset([7]))
+    texts = [[], []]
+    left = loop._read(torch.tensor([[3, 7, -1], [4, 5, 6]]), np.arange(2), texts)
+    assert (left.tolist(), texts) == ([1], [[3, 7], [4, 5, 6]])
+    with pytest.raises(WatermarkError, match="no token to draw"):
+        loop._read(torch.tensor([[3, -1, 7]]), np.arange(1), texts)
 
 
 def test_seeds_shifts_and_fresh_draws():

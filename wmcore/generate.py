@@ -178,6 +178,10 @@ def generate_iter(
     return batches()
 
 
+READ_EVERY = 16
+"""Steps of a CUDA device between two looks for the end-of-text token."""
+
+
 @dataclass(frozen=True)
 class _Loop:
     """What every batch shares."""
@@ -209,6 +213,8 @@ class _Loop:
             cache: dict[str, Any] = {}
             texts: list[list[int]] = [[] for _ in prompts]
             active = np.arange(len(prompts))
+            chosen = torch.from_numpy(active).to(device)
+            unread: list[Any] = []
             for i in range(self.max_new_tokens):  # hot loop
                 seen = width + i
                 extra = {"position_ids": positions[:, seen - inputs.shape[1] : seen]}
@@ -223,20 +229,39 @@ class _Loop:
                 cache = _cache_of(output)
                 logits = output.logits[:, -1]
                 if len(active) < len(prompts):
-                    logits = logits[torch.from_numpy(active).to(logits.device)]
+                    logits = logits[chosen.to(logits.device)]
                 drawn = self.pick(logits, (starts[active] + i) % self.key_length)
-                inputs = torch.zeros(len(prompts), 1, dtype=torch.long)
-                drawn = drawn.cpu()
-                sampling.check_tokens(drawn)
-                inputs[active, 0] = drawn
-                for b in active:
-                    texts[b].append(int(inputs[b, 0]))
+                unread.append(drawn)
+                inputs = torch.zeros(len(prompts), 1, dtype=torch.long, device=device)
+                inputs[chosen, 0] = drawn.to(device).clamp(min=0)
                 bar.advance(task, len(active))
-                active = np.array([b for b in active if texts[b][-1] not in self.eos_ids], int)
-                if not active.size:
-                    break
-                inputs = inputs.to(device)
+                if len(unread) == self.read_every(device) or i + 1 == self.max_new_tokens:
+                    left = self._read(torch.stack(unread, 1).cpu(), active, texts)
+                    unread = []
+                    if not left.size:
+                        break
+                    if len(left) < len(active):
+                        active, chosen = left, torch.from_numpy(left).to(device)
         return texts
+
+    @staticmethod
+    def read_every(device: Any) -> int:
+        """Steps between two looks at the tokens. On a CUDA device a look waits for all that was launched."""
+        return READ_EVERY if device.type == "cuda" else 1
+
+    def _read(
+        self, drawn: Any, active: NDArray[np.int64], texts: list[list[int]]
+    ) -> NDArray[np.int64]:
+        """Append the new tokens [A, steps] of the active texts, each up to its end; the texts that go on."""
+        left = []
+        for b, tokens in zip(active.tolist(), drawn.tolist(), strict=True):
+            ends = [s for s, token in enumerate(tokens) if token in self.eos_ids]
+            tokens = tokens[: ends[0] + 1] if ends else tokens
+            sampling.check_tokens(tokens)
+            texts[b] += tokens
+            if not ends:
+                left.append(b)
+        return np.array(left, int)
 
 
 def _optional_inputs(model: Any) -> set[str]:

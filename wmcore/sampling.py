@@ -194,8 +194,8 @@ def _exp_table(xi: NDArray[np.float32]) -> Draw:
 
 
 def check_tokens(tokens: Any) -> None:
-    """Raise WatermarkError if a token is -1: its row had no distribution. tokens: torch int64 [B]."""
-    _check(int(tokens.min()))
+    """Raise WatermarkError if a token is -1: its row had no distribution. tokens: torch int64 [B], or a list."""
+    _check(int(min(tokens) if isinstance(tokens, list) else tokens.min()))
 
 
 def _check(least_token: int) -> None:

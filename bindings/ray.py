@@ -8,6 +8,7 @@ The watermark, and so its secret, is sent to the actors: use a cluster that you 
 """
 
 import logging
+import socket
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -152,6 +153,8 @@ def _connect(address: str | None) -> None:
 
     if ray.is_initialized():
         return
+    if address is not None:
+        _answers(address)
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
     try:
         if address is not None:
@@ -164,6 +167,20 @@ def _connect(address: str | None) -> None:
         raise WatermarkError(
             f"address {address!r}: no Ray cluster answers ({' '.join(str(error).split())[:200]}): "
             "check it, or leave it out for a local one"
+        ) from error
+
+
+def _answers(address: str) -> None:
+    """WatermarkError unless something listens at host:port: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise WatermarkError(
+            f"address {address!r}: no Ray cluster answers ({error.strerror or error}): check it, or leave it out "
+            "for a local one"
         ) from error
 
 

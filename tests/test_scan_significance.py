@@ -36,13 +36,13 @@ def tiny(scheme, key):
 @pytest.mark.parametrize("scheme", ["exp", "its-edit"])
 @pytest.mark.parametrize("stop", [1, 3])
 def test_two_stage_p_is_valid(scheme, stop):
-    """P(p <= a) <= a over keys, for a on both sides of the pass: 4 standard errors of 3000 keys."""
+    """P(p <= a) <= a over keys, for a on both sides of the pass: 4 standard errors of 2000 keys."""
     chosen = ScanSettings(
         first_resamples=31, first_stop=stop, resamples=199, stop_after=5, tokens_field="t"
     )
     rng = np.random.default_rng(0)
     text = rng.integers(64, size=10)
-    keys = 3000
+    keys = 2000
     p = np.array(
         [
             two_stage(Detector(tiny(scheme, k), threads=1), [text], chosen, seed=k)[0].p_value
@@ -74,6 +74,23 @@ def test_calibrated_first_pass_leaves_small_p_exact():
     assert all(a == b for a, b in both)
     assert all(d.p_value > 1 / 32 for d in fast if d.method == "calibrated")
     assert all(d.p_value < 0.01 for d in fast[300:])
+
+
+def test_p_of_windows_is_valid():
+    """The least p of 4 overlapping windows, times 4, of 2000 keys: only one window gets the full test."""
+    chosen = ScanSettings(resamples=199, stop_after=3, tokens_field="t")
+    rng = np.random.default_rng(0)
+    text = rng.integers(64, size=19)
+    pieces = [text[s : s + 10] for s in (0, 3, 6, 9)]
+    p = []
+    for key in range(2000):
+        found = two_stage(
+            Detector(tiny("exp", key), threads=1), pieces, chosen, seed=key, document=[0] * 4
+        )
+        assert sum(d.method in ("sequential", "permutation") for d in found) <= 1
+        p.append(min(1.0, 4 * min(d.p_value for d in found)))
+    for a in (0.02, 0.05, 0.1, 4 / 32, 4 / 31, 0.3, 0.6):
+        assert np.mean(np.array(p) <= a) <= a + 4 * math.sqrt(a * (1 - a) / len(p)), a
 
 
 def test_a_result_does_not_depend_on_its_group():

@@ -63,6 +63,9 @@ def scan(
     ] = 256,
     stride: Annotated[int, typer.Option(help="From one window to the next, in tokens.")] = 128,
     resamples: Annotated[int, typer.Option(help="Keys to compare with in the full test.")] = 19_999,
+    stop_after: Annotated[
+        int, typer.Option(help="End the full test of a document once so many of them fit as well.")
+    ] = 3,
     first: Annotated[
         str,
         typer.Option(help="First pass: 'resamples' (exact) or 'calibrated' (faster with edits)."),
@@ -117,6 +120,7 @@ def scan(
         window=window,
         stride=stride,
         resamples=resamples,
+        stop_after=stop_after,
         first=first,
         first_resamples=first_resamples,
         controls=controls,

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-BATCH_DOCUMENTS = 4096
+BATCH_DOCUMENTS = 8192
 """Documents tested at a time, which share their resampled keys; no result depends on it."""
 
-BATCH_BYTES = 8_000_000
+BATCH_BYTES = 16_000_000
 """A batch also ends once its texts have this many characters, so that memory stays flat."""
 
 

@@ -192,7 +192,7 @@ def scan(
 
     Notes
     -----
-    Memory does not depend on the size of the inputs: two batches of documents and the rows of one shard are held.
+    Memory does not depend on the size of the inputs: three batches of documents and the rows of one shard are held.
     """
     unknown = set(options) - {f.name for f in fields(ScanSettings)}
     if unknown:
@@ -257,7 +257,7 @@ def local_shards(job: Job) -> Iterator[Shard]:
     if not job.todo():
         return
     scanner = job.scanner()
-    ready: queue.Queue[Any] = queue.Queue(maxsize=2)
+    ready: queue.Queue[Any] = queue.Queue(maxsize=1)
     stopped = threading.Event()
     reader = threading.Thread(
         target=_read, args=(job, scanner, ready, stopped), name="wmcore-reader", daemon=True

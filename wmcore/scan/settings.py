@@ -23,7 +23,8 @@ class ScanSettings:
         Documents of more tokens than window are tested in windows of that many, which start every stride tokens;
         the last one ends with the document.
     resamples, stop_after : int
-        Of the full test: T and h of `Detector.detect`.
+        Of the full test: T and h of `Detector.detect`. A small h is enough: p-values below h / T do not suffer from
+        it, and no others can be called in a large corpus.
     first : {"resamples", "calibrated"}
         The fast first pass: a few resamples of the exact test, or a calibrated null (approximate where it decides).
     first_resamples, first_stop : int
@@ -49,7 +50,7 @@ class ScanSettings:
     window: int = 256
     stride: int = 128
     resamples: int = 19_999
-    stop_after: int = 10
+    stop_after: int = 3
     first: str = "resamples"
     first_resamples: int = 31
     first_stop: int = 1

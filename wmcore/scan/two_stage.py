@@ -16,12 +16,17 @@ With a calibrated first pass, a text passes if its approximate p1 <= 1 / (T1 + 1
 does not use p1, so all smaller p-values stay exact; those above are approximate.
 
 A document of w windows gets w times the least p of its windows, at most 1 (Bonferroni), which is valid however the
-windows depend on each other.
+windows depend on each other. Of the windows that pass, only the one with the best fit gets the full test, and none if
+the bound decides another: the rest get p = h1 / T1. The argument holds for each window whichever was chosen: for
+a < h1 / T1, p <= a still means that it passed and p2 <= a, and p2 is valid whether or not it was looked at; for
+larger a it implies p1 <= a as before.
 """
 
+import copy
 import hashlib
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -32,7 +37,7 @@ from wmcore.detect import Detection, Detector
 from wmcore.scan.settings import ScanSettings
 from wmcore.scan.tail import log_bound
 
-GROUP = 4096  # texts per call of the detector; resampled keys are made once per call
+GROUP = 512  # texts per call of the detector in the first pass, which makes its resampled keys once per call
 LEAST_P = 1e-300
 
 
@@ -54,6 +59,7 @@ def two_stage(
     *,
     seed: int,
     calibration: Calibration | None = None,
+    document: Sequence[int] | None = None,
 ) -> list[Detection]:
     """Detections of token-id sequences with the p-values of the module's docstring, in order.
 
@@ -67,6 +73,9 @@ def two_stage(
         Of the resamples: the same seed gives the same result of a text, whatever else is in `texts`.
     calibration : Calibration, optional
         The null of a calibrated first pass; a text of a length that it lacks gets a first pass with resamples.
+    document : sequence of int, optional
+        Which document each text is a window of; only one window of each gets the full test, none where the bound
+        decided. Without, each text is a document.
 
     Returns
     -------
@@ -75,20 +84,28 @@ def two_stage(
     """
     eps = epsilon(settings)
     found = _first_pass(detector, texts, settings, seed, calibration)
-    full = []
-    for i, detection in enumerate(found):
+    whole = range(len(texts)) if document is None else document
+    bounds = [log_bound(detector.watermark, detection) for detection in found]
+    decided = {d for d, bound in zip(whole, bounds, strict=True) if bound <= math.log(eps)}
+    best: dict[int, int] = {}
+    for i, (detection, bound) in enumerate(zip(found, bounds, strict=True)):
         if detection.p_value is None:
             continue
-        bound = log_bound(detector.watermark, detection)
         if bound <= math.log(eps):
             p = max(math.exp(max(bound, -800.0)), LEAST_P)
             found[i] = replace(detection, p_value=p, method="bound")
-        elif _passes(detection, settings):
-            full.append(i)
-        else:
-            method = detection.method if detection.method == "calibrated" else "first"
-            p = min(1.0, detection.p_value + eps)
-            found[i] = replace(detection, p_value=p, method=method)
+        elif _passes(detection, settings) and whole[i] not in decided:
+            j = best.setdefault(whole[i], i)
+            if _fit(detection) < _fit(found[j]):
+                best[whole[i]] = i
+    for i, detection in enumerate(found):
+        if detection.p_value is not None and detection.method != "bound":
+            method = "calibrated" if detection.method == "calibrated" else "first"
+            p = detection.p_value
+            if _passes(detection, settings):  # replaced below, unless another window was chosen
+                p = _least_first(detection, settings)
+            found[i] = replace(detection, p_value=min(1.0, p + eps), method=method)
+    full = sorted(best.values())
     if full:
         again = detector.detect(
             [texts[i] for i in full],
@@ -137,12 +154,34 @@ def _first_pass(
         looked_up = detector.detect([texts[i] for i in fast], calibration=calibration)
         for i, detection in zip(fast, looked_up, strict=True):
             found[i] = detection
-    # A resample needs as many rows as the longest text of a call has distinct tokens: like lengths together.
-    for group in _groups([len(texts[i]) for i in slow]):
-        tested = detector.detect([texts[i] for i in slow[group]], **options)
-        for i, detection in zip(slow[group], tested, strict=True):
+    # A resample needs as many rows as the longest text of a call has distinct tokens: like lengths together. With so
+    # few resamples a kernel has nothing to share out among threads: the groups are.
+    one = copy.copy(detector)
+    one.threads = 1
+    groups = [slow[group] for group in _groups([len(texts[i]) for i in slow])]
+    if detector.threads == 1 or len(groups) == 1:
+        tested = [one.detect([texts[i] for i in group], **options) for group in groups]
+    else:
+        with ThreadPoolExecutor(detector.threads) as pool:
+            tested = list(
+                pool.map(lambda group: one.detect([texts[i] for i in group], **options), groups)
+            )
+    for group, results in zip(groups, tested, strict=True):
+        for i, detection in zip(group, results, strict=True):
             found[i] = detection
     return found
+
+
+def _least_first(detection: Detection, settings: ScanSettings) -> float:
+    """The least p that the first pass gives: above it nothing needs the full test."""
+    if detection.method == "calibrated":
+        return 1 / (settings.first_resamples + 1)
+    return settings.first_stop / settings.first_resamples
+
+
+def _fit(detection: Detection) -> float:
+    """The statistic per token."""
+    return (detection.statistic or 0.0) / (detection.length or 1)
 
 
 def _passes(detection: Detection, settings: ScanSettings) -> bool:

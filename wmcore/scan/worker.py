@@ -21,7 +21,7 @@ _BEFORE, _LONGEST = (
     200,
     3000,
 )  # characters of an excerpt before and after the span; of the whole of it
-_WINDOWS = 8192  # windows tested at a time
+_WINDOWS = 16_384  # windows tested at a time
 Encoded = list[tuple[np.ndarray, Any] | None]
 
 
@@ -133,9 +133,23 @@ class Scanner:
                 del errors[i]
                 edges.append((i, at, len(pieces)))
                 pieces += cut
-        found = two_stage(self.detector, pieces, settings, seed=seed, calibration=self.calibration)
+        document = [i for i, at, _ in edges for _ in at]
+        found = two_stage(
+            self.detector,
+            pieces,
+            settings,
+            seed=seed,
+            calibration=self.calibration,
+            document=document,
+        )
         controls = [
-            two_stage(Detector(mark, threads=self.detector.threads), pieces, settings, seed=seed)
+            two_stage(
+                Detector(mark, threads=self.detector.threads),
+                pieces,
+                settings,
+                seed=seed,
+                document=document,
+            )
             for mark in self._controls()
         ]
         for i, at, first in edges:

@@ -20,6 +20,27 @@ FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-w", "-U
 CANARY = np.uint8(0xA5)
 GUARD = 64
 WIDTH = ctypes.c_uint
+STEPS = """
+extern "C" void each_word(const u32* words, long long count, int* costs, float* gumbels) {
+  for (long long i = 0; i < count; ++i) costs[i] = exp_cost(words[i]), gumbels[i] = gumbel(words[i]);
+}
+extern "C" void each_weight(const float* x, long long count, int* weights) {
+  for (long long i = 0; i < count; ++i) weights[i] = its_weight(x[i]);
+}
+extern "C" int greatest_gap() {  // how far the cost of a word with its low bits set is above the least of its high half
+  int gap = 0;
+  for (u32 high = 0; high < 65536; ++high) {
+    int least = NOTHING;
+    for (u32 low = 0; low < 65536; ++low) {
+      int cost = exp_cost(high << 16 | low);
+      least = cost < least ? cost : least;
+    }
+    int set = exp_cost(high << 16 | 65535u);
+    gap = set - least > gap ? set - least : gap;
+  }
+  return gap;
+}
+"""
 
 
 def compiler() -> str:
@@ -46,7 +67,7 @@ def program() -> str:
         for name in entry_points()
     ]
     memory = "alignas(16) int shared_memory[shim::SHARED_INTS];\n"
-    return "".join([(HERE / "shim.h").read_text(), source(), memory, *launchers])
+    return "".join([(HERE / "shim.h").read_text(), source(), memory, *launchers, STEPS])
 
 
 @cache

@@ -29,8 +29,8 @@ GENERATE = [*TOKENIZER, "torch>=2.6,<3", "accelerate>=1.1,<2"]
 SCAN = ["pyarrow>=17", "fsspec>=2024.6", "scipy>=1.13,<2", "zstandard>=0.22,<1"]
 RAY = [*SCAN, "ray[data]>=2.51,<3"]
 # CuPy without NVIDIA's compiler cannot build kernels. The driver decides: CUDA 12 or 13.
-CUDA12 = ["cupy-cuda12x>=13.4,<15", "nvidia-cuda-nvrtc-cu12>=12.4,<13"]
-CUDA13 = ["cupy-cuda13x>=13.6,<15", "nvidia-cuda-nvrtc>=13,<14"]
+CUDA12 = ["cupy-cuda12x>=14,<15", "nvidia-cuda-nvrtc-cu12>=12.4,<13"]
+CUDA13 = ["cupy-cuda13x>=14,<15", "nvidia-cuda-nvrtc>=13,<14"]
 # The compiler alone, for tests: it needs neither a driver nor CuPy.
 NVRTC = "nvidia-cuda-nvrtc>=13,<14; sys_platform == 'linux' or sys_platform == 'win32'"
 TEST = [

@@ -72,9 +72,7 @@ class CupyDevice:
     def on_stream(self, pointer: int) -> Iterator[None]:
         """Launches go to the stream of this cudaStream_t."""
         if pointer not in self._streams:
-            make = getattr(self._cupy.cuda.Stream, "from_external", None)  # CuPy 14
-            made = make(_Foreign(pointer)) if make else self._cupy.cuda.ExternalStream(pointer)
-            self._streams[pointer] = made
+            self._streams[pointer] = self._cupy.cuda.Stream.from_external(_Foreign(pointer))
         with self._cupy.cuda.Device(self.index), self._streams[pointer]:
             yield
 

@@ -1,15 +1,18 @@
 """The CUDA backend as a backend: its functions are the CPU's, it is chosen where it works, and it says why not."""
 
+import contextlib
 import ctypes
 import importlib.util
 import inspect
 import sys
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from cuda_shim.device import ShimDevice, compiler
 
-from wmcore import SCHEMES, Detector, Key, Watermark, WatermarkError
+from wmcore import SCHEMES, Detector, Key, Watermark, WatermarkError, sampling
 from wmcore.kernels import Backend, cpu, cuda, resolve
 from wmcore.kernels.cuda import device as cuda_device
 from wmcore.prefix import prefix_curve
@@ -106,6 +109,47 @@ def test_auto_takes_cuda_where_it_works(shim, monkeypatch):
     assert resolve("auto") is cpu
 
 
+@pytest.fixture
+def cuda_logits(monkeypatch):
+    """A function that makes a tensor of the CPU say that it is on a CUDA device."""
+    torch = pytest.importorskip("torch")
+
+    class OnDevice(torch.Tensor):
+        is_cuda = True
+        __torch_function__ = (
+            torch._C._disabled_torch_function_impl
+        )  # what is made of it is ordinary
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=0))
+    return lambda values: torch.tensor(values).as_subclass(OnDevice)
+
+
+@pytest.mark.parametrize("scheme", ["exp", "its"])
+def test_cuda_logits_go_to_the_fused_sampler(shim, cuda_logits, scheme):
+    watermark = Watermark.create(scheme, vocab_size=400, key=Key(bytes(32)))
+    values = np.random.default_rng(0).normal(0, 3, (5, 400)).astype(np.float32)
+    logits, rows = cuda_logits(values), np.arange(5) + 9
+    draw = sampling.watermarked(watermark)
+    expected = draw(logits.as_subclass(type(logits).__base__), rows, 0.8)
+    assert not shim.launched
+    assert draw(logits, rows, 0.8).tolist() == expected.tolist()
+    assert shim.launched[-1] == {"exp": "exp_sample", "its": "its_pick"}[scheme]
+    values[2] = -np.inf
+    assert draw(cuda_logits(values), rows, 0.8, check=False)[2] == -1
+    with pytest.raises(WatermarkError, match="no token to draw"):
+        draw(cuda_logits(values), rows, 0.8)
+
+
+def test_cuda_logits_go_to_the_cpu_where_cupy_does_not_work(shim, cuda_logits, monkeypatch):
+    monkeypatch.setattr(cuda_device, "why_not", lambda index=0: "no CuPy")
+    draw = sampling.ordinary(3)
+    values = np.zeros((4, 50), np.float32)
+    logits = cuda_logits(values)
+    expected = draw(logits.as_subclass(type(logits).__base__), np.arange(4), 1.0)
+    assert draw(logits, np.arange(4), 1.0).tolist() == expected.tolist()
+    assert not shim.launched
+
+
 def refused(match):
     watermark = Watermark.create("exp", vocab_size=50)
     with pytest.raises(WatermarkError, match=match):
@@ -192,6 +236,14 @@ class FakeCupy:
             def __exit__(self, *error):
                 return None
 
+        class Stream:
+            @staticmethod
+            def from_external(stream):
+                version, pointer = stream.__cuda_stream__()
+                FakeCupy.streams.append(pointer)
+                assert version == 0
+                return contextlib.nullcontext()
+
     class RawModule:
         def __init__(self, code, options):
             assert "exp_sample" in code
@@ -209,8 +261,10 @@ class FakeCupy:
             function.max_dynamic_shared_size_bytes = 49152
             return function
 
+    streams: ClassVar[list] = []
     asarray = staticmethod(np.asarray)
-    full = staticmethod(np.full)
+    from_dlpack = staticmethod(np.from_dlpack)
+    zeros = staticmethod(np.zeros)
     empty = staticmethod(np.empty)
 
     @staticmethod
@@ -228,6 +282,19 @@ def test_errors_of_launches_name_the_kernel(monkeypatch):
         device.launch("hits", (3, 2), 1024, (), 0)
     with pytest.raises(RuntimeError, match=r"at or before kernel 'bound', .*ILLEGAL_ADDRESS"):
         device.to_host(np.zeros(1))
+
+
+def test_streams_and_arrays_of_others(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", FakeCupy)
+    device = cuda_device.CupyDevice(0)
+    for pointer in (7, 0, 7):
+        with device.on_stream(pointer):
+            pass
+    assert FakeCupy.streams == [7, 0]  # each is wrapped once
+    array = np.arange(3)
+    assert np.shares_memory(device.adopt(array), array)
+    assert device.full(3, 0, np.int32).tolist() == [0, 0, 0]
+    assert device.full(2, 2**64 - 1, np.uint64).tolist() == [2**64 - 1] * 2
 
 
 def test_importing_the_backend_does_not_import_cupy():

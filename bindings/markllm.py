@@ -21,11 +21,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from wmcore.bindings import jthickstun
-from wmcore.bindings.jthickstun import torch
+from wmcore.bindings._require import require
 from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
 from wmcore.generate import generate
 from wmcore.watermark import Watermark
+
+require("torch", "2.6", "3", "run pip install 'wmcore[generate]'")
+
+import torch  # noqa: E402
 
 _LONGEST = 2048
 """Tokens of a text that ITSEdit reads."""
@@ -181,8 +185,8 @@ class _Algorithm:
         """Each token of a text, and how well it fits the best window of the key: 0 (poorly) to 1."""
         tokens = self._ids(text, special=False)
         (found,) = self.detector.detect([tokens], resamples=1)
-        if found.error is not None:
-            raise WatermarkError(found.error)
+        if found.shift is None:
+            raise WatermarkError(str(found.error))
         distinct, place = np.unique(tokens, return_inverse=True)
         costs, source = self.detector.costs.costs(distinct, self.detector.engine, 1)
         rows = (found.shift + np.arange(len(tokens))) % self.watermark.key_length

@@ -235,7 +235,7 @@ class WatermarkDetector:
         self.detector = Detector(watermark, **settings)
         self.pad_token_id = pad_token_id
         self.p_threshold = p_threshold
-        self._how = {"resamples": resamples, "stop_after": stop_after, "seed": seed}
+        self._how: dict[str, Any] = {"resamples": resamples, "stop_after": stop_after, "seed": seed}
 
     def __call__(
         self, input_ids: Any, p_threshold: float | None = None, return_dict: bool = False

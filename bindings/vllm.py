@@ -72,7 +72,7 @@ class _Processor:
 
     def __init__(self, vllm_config: Any, *rest: Any) -> None:
         # V2: (config, request states). V1: (config, device, is_pin_memory).
-        self._states = rest[0] if len(rest) == 1 else None
+        self._states: Any = rest[0] if len(rest) == 1 else None
         self._watermark = _installed()
         self._requests: dict[int, _Request] = {}
         if self._watermark is not None:
@@ -258,7 +258,7 @@ def _draw_of(watermark: Watermark, label: str | None) -> Any:
 
 def _check_vocabulary(watermark: Watermark, vllm_config: Any, states: Any) -> None:
     size = getattr(states, "vocab_size", None)
-    model = getattr(vllm_config, "model_config", None)
+    model: Any = getattr(vllm_config, "model_config", None)
     if size is None and hasattr(model, "get_vocab_size"):
         size = model.get_vocab_size()
     if size is not None and size < watermark.vocab_size:

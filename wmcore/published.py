@@ -84,7 +84,7 @@ class Alignments:
         value, block, tau = resolve("cpu").observe(
             self.problem, texts, self.costs, distinct, np.array([_ANY], np.int32), 1
         )
-        return self._number(value[0]), int(block[0]), int(tau[0])
+        return float(self._number(value)[0]), int(block[0]), int(tau[0])
 
     def all(self) -> NDArray[np.float32]:
         """The cost of every block with every window: [m - k + 1, n]."""

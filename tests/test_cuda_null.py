@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from matrices import problems
 
 from wmcore.kernels import cpu
-from wmcore.kernels.cuda import host
+from wmcore.kernels.cuda import groups, host
 from wmcore.kernels.packing import Problem, pack
 
 KEY = np.arange(1, 9, dtype=np.uint32) * np.uint32(0x9E3779B1)
@@ -166,6 +166,34 @@ def test_ranges_batches_and_inactive_texts(hosts, scheme):
     assert not hosts["shared"].hits(problem, packed, value, active[:0], KEY, 0, 32).any()
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_long_text_does_not_slow_the_others(scheme):
+    """A text whose tile does not fit in shared memory is treated apart; the results are the same."""
+    device = ShimDevice(shared_bytes=4096)
+    staged = []
+    launch = device.launch
+
+    def watched(name, grid, threads, arguments, shared=0):
+        if name in ("hits", "observe"):
+            staged.append((name, int(arguments[-5])))
+        launch(name, grid, threads, arguments, shared)
+
+    device.launch = watched
+    texts = [np.arange(m) % VOCAB for m in (9, 50, 12, 8)]
+    problem = make_problem(scheme, 11, 2000)
+    packed = pack(texts, None)
+    null = least(problem, packed, 32)
+    value = np.array([np.sort(x)[5] for x in null], np.int32)
+    found = host.Host(device).hits(problem, packed, value, np.arange(4), KEY, 0, 32)
+    assert (found == [x <= v for x, v in zip(null, value, strict=True)]).all()
+    costs = cpu.exp_costs(KEY, np.arange(VOCAB), 11, 1)
+    best = np.full(4, MOST, np.int32)
+    expected = cpu.observe(problem, packed, costs, packed.distinct, best, 1)
+    seen = host.Host(device).observe(problem, packed, costs, packed.distinct, best)
+    assert all((x == y).all() for x, y in zip(seen, expected, strict=True))
+    assert set(staged) == {(name, flag) for name in ("hits", "observe") for flag in (0, 1)}
+
+
 def test_ranks_of_a_whole_vocabulary(hosts):
     """Every rank is drawn in the end: repeats within a batch of draws, and from far back."""
     problem = make_problem("its", 5, vocab_size=77)
@@ -219,7 +247,7 @@ def test_the_range_of_int16_bounds_holds_every_sum(scheme, n, k, gamma):
     problem = make_problem(scheme, n, gamma)
     if not fits(problem, [np.zeros(k)], None) or problem.gaps_useless(k):
         return
-    found = host.bound_range(problem, k)
+    found = groups.bound_range(problem, k)
     assert found is not None
     shift, base, guard = found
     lowest = problem.offset - (0 if problem.its else problem.largest_cost + 1)

@@ -3,7 +3,7 @@
 //
 // Nothing saturates here. Values start at `base` and only fall. A sum that wrapped would need a value below `guard`
 // before it, and as values never rise along a row or a column, the last one would be below it too: then the resample
-// is left open. base and guard are chosen so that no sum can leave int16 otherwise (see `host.bound_range`).
+// is left open. base and guard are chosen so that no sum can leave int16 otherwise (see `bound_range` of groups.py).
 #include "search.cuh"
 
 // open_tg[t, g] = 1 where resample first + t (first even) may reach level_g: int32, in units of 2**shift.

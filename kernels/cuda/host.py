@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..packing import Problem, Texts
+from .groups import alignment, by_alignment, groups_of, stride_of, uses_edits
 
 _I32, _I64 = np.int32, np.int64
 _NULL = np.uintp(0)
@@ -59,7 +60,7 @@ class Host:
     def _layout(self, n: int, rows: int, longest: int, wanted: tuple[int, int]) -> Layout:
         """rows: the most distinct tokens of a text; longest: the longest block; wanted: grid without limits."""
         device = self.device
-        stride = _stride(n)
+        stride = stride_of(n)
         tile = (rows + 1) * stride
         if tile >= 2**30:
             raise ValueError(
@@ -135,7 +136,7 @@ class Host:
         place = device.full(count, 2**64 - 1, np.uint64)
         rows_of = device.array(source.astype(_I64))
         best_of = device.array(best.astype(_I32))
-        for edits, members in _by_alignment(problem, texts, np.arange(count)):
+        for edits, members in by_alignment(problem, texts, np.arange(count), device.shared_bytes):
             longest = int(texts.k[members].max())
             layout = self._layout(
                 problem.n, int(texts.rows[members].max()), longest, (len(members), 1)
@@ -144,7 +145,7 @@ class Host:
             for step in (0, 1):
                 arguments = (
                     _I32(step),
-                    *_alignment(problem, edits),
+                    *alignment(problem, edits),
                     costs,
                     _I64(costs.shape[1]),
                     rows_of,
@@ -185,67 +186,33 @@ class Host:
         packed = _Packed(device, texts)
         seed = device.array(seed_key.astype(np.uint32))
         value_of = device.array(value.astype(_I32))
-        rows = int(texts.rows[active].max())
-        groups = _bound_groups(problem, texts, value, active)
+        most_rows = int(texts.rows[active].max())
+        groups = groups_of(problem, texts, value, active, device.shared_bytes)
         largest = max(len(group.members) for group in groups)
-        chunks = self._chunks(first, last, count + largest + 4 * rows)
+        chunks = self._chunks(first, last, count + largest + 4 * most_rows)
         size = chunks[0][1] - chunks[0][0]
-        etas, seen = self._eta_scratch(problem, size, rows)
+        etas, seen = self._eta_scratch(problem, size, most_rows)
         open_flags = device.empty(size * largest, np.uint8)
         ready = [group.on(device) for group in groups]
         for a, b in chunks:
             found = device.full((count, b - a), 0, np.uint8)
-            self._etas(problem, seed, a, b - a, rows, etas, seen)
-            for group, members, level in ready:
-                longest = int(texts.k[group.members].max())
-                ends = (_I32(len(group.members)), _I32(rows), etas)
-                opened: Any = _NULL
+            for group in ready:
+                rows, longest = group.rows(texts), int(texts.k[group.members].max())
+                self._etas(problem, seed, a, b - a, rows, etas, seen)
+                resamples = (seed, _I64(a), _I32(b - a))
+                batch = (packed.inverse, packed.offsets, packed.k)
+                ends = (group.on_device, _I32(len(group.members)), _I32(rows), etas)
                 if group.bounded:
-                    pairs = (b - a) // 2
-                    layout = self._layout(
-                        problem.n, rows, longest, (pairs, self._split(pairs, len(group.members)))
-                    )
-                    arguments = (
-                        _I32(problem.its),
-                        _I32(problem.n),
-                        _I32(_stride(problem.n)),
-                        _I64(problem.gamma),
-                        _I32(problem.offset),
-                        _I32(group.shift),
-                        _I32(group.base),
-                        _I32(group.guard),
-                        seed,
-                        _I64(a),
-                        _I32(b - a),
-                        packed.inverse,
-                        packed.offsets,
-                        packed.k,
-                        level,
-                        members,
-                        *ends,
-                        open_flags,
-                    )
+                    wanted = (b - a) // 2, self._split((b - a) // 2, len(group.members))
+                    layout = self._layout(problem.n, rows, longest, wanted)
+                    sizes = group.sizes(problem)
+                    arguments = (*sizes, *resamples, *batch, group.level, *ends, open_flags)
                     self._launch("bound", layout, arguments)
-                    opened = open_flags
-                layout = self._layout(
-                    problem.n, rows, longest, (b - a, self._split(b - a, len(group.members)))
-                )
-                arguments = (
-                    _I32(problem.its),
-                    *_alignment(problem, group.edits),
-                    seed,
-                    _I64(a),
-                    _I32(b - a),
-                    packed.inverse,
-                    packed.offsets,
-                    packed.k,
-                    value_of,
-                    members,
-                    *ends,
-                    opened,
-                    found,
-                    _I64(b - a),
-                )
+                wanted = b - a, self._split(b - a, len(group.members))
+                layout = self._layout(problem.n, rows, longest, wanted)
+                sizes = (_I32(problem.its), *alignment(problem, group.edits))
+                results = (open_flags if group.bounded else _NULL, found, _I64(b - a))
+                arguments = (*sizes, *resamples, *batch, value_of, *ends, *results)
                 self._launch("hits", layout, arguments)
             out[:, a - first : b - first] = device.to_host(found)
         return out
@@ -272,7 +239,7 @@ class Host:
             layout = self._layout(problem.n, rows, k, (c - b, 1))
             arguments = (
                 _I32(problem.its),
-                *_alignment(problem, edits),
+                *alignment(problem, edits),
                 seed,
                 _I64(b),
                 _I32(c - b),
@@ -299,7 +266,7 @@ class Host:
         arguments = (
             _I32(edits),
             _I32(problem.n),
-            _I32(_stride(problem.n)),
+            _I32(stride_of(problem.n)),
             _I32(problem.offset if edits else 0),
             device.array(costs[:, : problem.n].astype(_I32)),
             _I64(problem.n),
@@ -337,7 +304,7 @@ class Host:
                 _I32(problem.its),
                 _I32(edits),
                 _I32(problem.n),
-                _I32(_stride(problem.n)),
+                _I32(stride_of(problem.n)),
                 _I32(problem.offset if edits else 0),
                 seed,
                 _I64(b),
@@ -362,95 +329,3 @@ class _Packed:
         self.offsets = device.array(texts.offsets)
         self.distinct_offsets = device.array(texts.distinct_offsets)
         self.k = device.array(texts.k)
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Texts that take the same kernels: members int64; level int32, what the bounds are compared with."""
-
-    members: np.ndarray
-    edits: bool
-    bounded: bool = False
-    shift: int = 0
-    base: int = 0
-    guard: int = 0
-    level: np.ndarray | None = None
-
-    def on(self, device: Any) -> tuple["_Group", Any, Any]:
-        level = None if self.level is None else device.array(self.level)
-        return self, device.array(self.members), level
-
-
-def _bound_groups(
-    problem: Problem, texts: Texts, value: np.ndarray, active: np.ndarray
-) -> list[_Group]:
-    groups: list[_Group] = []
-    for edits, members in _by_alignment(problem, texts, active):
-        if not edits:  # sliding sums are as fast as any bound of them
-            groups.append(_Group(members, edits))
-            continue
-        ranges = np.array([bound_range(problem, int(k)) or (-1, 0, 0) for k in texts.k[members]])
-        for shift, base, guard in np.unique(ranges, axis=0).tolist():
-            chosen = members[(ranges[:, 0] == shift)]
-            if shift < 0:
-                groups.append(_Group(chosen, edits))
-                continue
-            level = (value[chosen].astype(_I64) + problem.gamma * texts.k[chosen]) >> shift
-            level = level.clip(-(2**31), 2**31 - 1).astype(_I32)
-            groups.append(_Group(chosen, edits, True, shift, base, guard, level))
-    return groups
-
-
-def bound_range(problem: Problem, k: int) -> tuple[int, int, int] | None:
-    """(shift, base, guard) of the int16 bounds of a block of k tokens, or None where none fits (see `bound.cu`).
-
-    The least shift with which the bounds of resamples, seldom below -4 nats a token, and what gaps add to a border
-    stay above guard. (A shift of 6 costs 0.008 nats a token on average; a bound below guard decides nothing.)
-    """
-    lowest = problem.offset - (0 if problem.its else problem.largest_cost + 1)
-    highest = max(0, problem.offset + (problem.largest_cost if problem.its else 0))
-    per_token = 0 if problem.its else 4 * problem.scale
-    room = problem.gamma * (problem.n + k) + per_token * k
-    for shift in range(32):
-        least, most = lowest >> shift, highest >> shift
-        if least < -(2**15) or most >= 2**15:
-            continue
-        base, guard = 2**15 - 1 - most, -(2**15) - min(least, 0)
-        if base - guard >= (room >> shift) + 2:
-            return shift, base, guard
-    return None
-
-
-def uses_edits(problem: Problem, k: np.ndarray) -> np.ndarray:
-    """Which block lengths need an edit alignment: bool [len(k)]."""
-    return np.array([problem.edits and not problem.gaps_useless(int(x)) for x in k], bool)
-
-
-def _by_alignment(
-    problem: Problem, texts: Texts, active: np.ndarray
-) -> list[tuple[bool, np.ndarray]]:
-    edits = uses_edits(problem, texts.k[active])
-    parts = [(True, active[edits]), (False, active[~edits])]
-    return [(flag, members.astype(_I64)) for flag, members in parts if len(members)]
-
-
-def _alignment(problem: Problem, edits: bool) -> tuple[Any, ...]:
-    """edits, n, stride, gamma, offset, wide: how many neighbouring windows one bound covers at first (1, 4 or 16).
-
-    No more than ceil(n / 16): int32 has room for the gaps of that many (`Problem.largest_gamma`).
-    """
-    wide = 16
-    while wide > max(1, (problem.n + 15) // 16):
-        wide //= 4
-    return (
-        _I32(edits),
-        _I32(problem.n),
-        _I32(_stride(problem.n)),
-        _I64(problem.gamma),
-        _I32(problem.offset if edits else 0),
-        _I32(wide),
-    )
-
-
-def _stride(n: int) -> int:
-    return (n + 31) // 32 * 32

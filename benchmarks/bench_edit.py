@@ -74,7 +74,7 @@ def test_edit_bound_int16(benchmark, problem):
 
     @njit(nogil=True)
     def run(costs, inverse, row):
-        best, lowest = bound.edit_bound(costs, N, inverse, 0, K, 0, 6, 140, row)
+        best, lowest = bound.edit_bound(costs, N, inverse, 0, K, 0, 6, 140, 0, N, row)
         return bound.undecided(best, lowest, 0)
 
     rng = np.random.default_rng(1)

@@ -55,11 +55,17 @@ class Problem:
         """What the kernels leave out of the statistic of a block of k tokens (<= 0; see `cpu/edit.py`)."""
         return 0 if self.gaps_useless(k) else self.offset * k
 
+    def windows(self, k: int) -> int:
+        """How many windows of k rows one int16 bound covers: more are cheaper, but bounded less tightly."""
+        pieces = max(1, self.n // max(64, k))
+        return -(-self.n // pieces)
+
     def shift(self, k: int) -> int:
         """Bits that costs lose in the int16 bounds of a block of k tokens, so that they seldom saturate."""
         per_token = self.scale * (1.0 if self.its else 2.5)
         gamma = self.gamma if self.edits and not self.gaps_useless(k) else 0
-        most = max(k * per_token, gamma * (self.n + k), self.largest_cost + 2 * gamma)
+        gaps = gamma * (self.windows(k) + k)
+        most = max(k * per_token, gaps, self.largest_cost + 2 * gamma)
         return max(1, int(np.ceil(np.log2(most / 32_000))))
 
 

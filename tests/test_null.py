@@ -205,6 +205,29 @@ def test_hits_equal_brute_force(scheme, n, gamma, lengths, blocks, rank, spread,
     assert (found == [x <= v for x, v in zip(null, value, strict=True)]).all()
 
 
+@pytest.mark.parametrize("windows", [1, 7, 16, 40])
+@pytest.mark.parametrize("scheme", ["exp-edit", "its-edit"])
+def test_keys_bounded_in_pieces_give_the_same_hits(monkeypatch, scheme, windows):
+    rng = np.random.default_rng(6)
+    texts = [rng.integers(0, VOCAB, size=m) for m in (3, 17, 45)]
+    problem = make_problem(scheme, 40, 900)
+    null = [null_statistics(problem, text, len(text), 64) for text in texts]
+    monkeypatch.setattr(Problem, "windows", lambda self, k: windows)
+    for rank in (0, 5, 40):
+        value = [np.sort(x)[rank] for x in null]
+        found = hits(problem, texts, None, value, 0, 64)
+        assert (found == [x <= v for x, v in zip(null, value, strict=True)]).all()
+
+
+def test_windows_cover_the_key():
+    for n in (1, 63, 64, 127, 128, 4096, 5000):
+        problem = make_problem("exp-edit", n)
+        for k in (1, 200, 300, 1000, 8192):
+            windows = problem.windows(k)
+            assert 1 <= windows <= n
+            assert windows == n or windows >= max(64, k)
+
+
 def test_a_useless_gap_gives_the_plain_statistic():
     rng = np.random.default_rng(0)
     text = rng.integers(0, 5, size=12)
@@ -227,7 +250,7 @@ def test_saturated_bounds_stay_open():
 
     @njit
     def edit_mask(costs, n, inverse, k, drift, row, threshold):
-        best, lowest = bound.edit_bound(costs, n, inverse, 0, k, 0, 6, drift, row)
+        best, lowest = bound.edit_bound(costs, n, inverse, 0, k, 0, 6, drift, 0, n, row)
         return bound.undecided(best, lowest, threshold)
 
     @njit

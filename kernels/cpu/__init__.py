@@ -117,6 +117,7 @@ def _bound_jobs(
     bounded &= size <= _BOUND_BYTES
     members = members[bounded[members]]
     shifts = np.array([problem.shift(int(k)) for k in texts.k])
+    windows = np.array([problem.windows(int(k)) for k in texts.k])
     jobs = []
     for shift in np.unique(shifts[members]).tolist():
         # What has to be exceeded: E + gamma k (see `bound.edit_bound`), in units of 2**shift.
@@ -127,7 +128,8 @@ def _bound_jobs(
             groups = (base_group + a, base_group + b, base_group)
             packed = (texts.inverse, texts.offsets, rows, texts.k)
             alike = members[shifts[members] == shift]
-            jobs.append((*kind, shift, *groups, *packed, threshold, drift, alike, open_masks))
+            limits = (threshold, drift, windows)
+            jobs.append((*kind, shift, *groups, *packed, *limits, alike, open_masks))
     return _null.bound_groups, jobs, max(1, _BOUND_BYTES // int(size[members].max(initial=1)))
 
 

@@ -25,13 +25,13 @@ def _clamp(value):
 
 
 @njit(nogil=True)
-def edit_bound(costs, n, inverse, first, k, gamma, shift, drift, row):
-    """Bounds of E[k, k] / 2**shift + drift k over all n windows, one for each of 32 resamples.
+def edit_bound(costs, n, inverse, first, k, gamma, shift, drift, tau, windows, row):
+    """Bounds of E[k, k] / 2**shift + drift k over the windows from tau on, one for each of 32 resamples.
 
     One alignment with free ends in the key covers every window. costs: flat int16 [U * n * 32] (`exp_bounds`);
-    row: int16, >= 32 * (n + k) (scratch). Returns (bounds, lowest): a lane with lowest == LOWEST is undecided.
+    row: int16, >= 32 * (windows + k) (scratch). Returns (bounds, lowest): lowest == LOWEST is undecided.
     """
-    length = n + k - 1
+    length = windows + k - 1
     rows = n * 32
     for j in range(length + 1):
         store(row, j * 32, splat_i16(_clamp(-((gamma * j + (1 << shift) - 1) >> shift))))
@@ -49,9 +49,10 @@ def edit_bound(costs, n, inverse, first, k, gamma, shift, drift, row):
         store(row, 0, add_saturated(base, step))
         left0, left1, left2, left3 = base, base, base, base
         j = 1
+        p = tau
         while j <= length:
-            run = min(length - j + 1, n)
-            offset = 0
+            run = min(length - j + 1, n - p)
+            offset = p * 32
             if four:
                 for s in range(j, j + run):  # hot loop
                     up = load_i16(row, s * 32)
@@ -76,9 +77,9 @@ def edit_bound(costs, n, inverse, first, k, gamma, shift, drift, row):
                     offset += 32
                 left3 = left0
             j += run
-        lowest = minimum(
-            lowest, left3
-        )  # E never rises along the key: the last column is the least of its row
+            p = 0
+        # E never rises along the key: the last column is the least of its row.
+        lowest = minimum(lowest, left3)
         i += 4 if four else 1
     best = load_i16(row, length * 32)
     if gamma > 0:

@@ -42,13 +42,14 @@ def bound_groups(
     k,
     threshold,
     drift,
+    windows,
     texts,
     out,
 ):
     """out[a, group - base_group] = mask of the resamples that may reach the threshold, a in texts (int64).
 
     seed_key: uint32 [8]; threshold, drift: int64 [texts], in units of 2**shift (see `edit_bound`);
-    out: uint32 [texts, >= last_group - base_group].
+    windows: int64 [texts], how many are bounded at a time (edits); out: uint32 [texts, >= last_group - base_group].
     """
     n_rows = 1
     longest = 1
@@ -56,7 +57,7 @@ def bound_groups(
         n_rows = max(n_rows, rows[a])
         longest = max(longest, k[a])
     costs = _aligned(n_rows * n * 32)
-    row = _aligned(32 * (n + longest))
+    row = _aligned(32 * (n + longest) if edits else 32)
     seen = np.zeros(vocab_size + 1 if its else 1, np.int32)
     offset = -2 * gamma if edits else 0
     terms = exp_bound_terms(shift, offset)
@@ -70,15 +71,26 @@ def bound_groups(
         for a in texts:
             mask = np.int64(0)
             for first in range(offsets[a], offsets[a + 1] - k[a] + 1):
-                if edits:
-                    best, lowest = edit_bound(
-                        costs, n, inverse, first, k[a], gamma, shift, drift[a], row
-                    )
-                else:
-                    best, lowest = align_bound(costs, n, inverse, first, k[a], drift[a], row)
-                mask |= undecided(best, lowest, threshold[a])
-                if mask == 0xFFFFFFFF:
-                    break
+                for tau in range(0, n, windows[a] if edits else n):
+                    if mask == 0xFFFFFFFF:
+                        break
+                    if edits:
+                        best, lowest = edit_bound(
+                            costs,
+                            n,
+                            inverse,
+                            first,
+                            k[a],
+                            gamma,
+                            shift,
+                            drift[a],
+                            tau,
+                            min(windows[a], n - tau),
+                            row,
+                        )
+                    else:
+                        best, lowest = align_bound(costs, n, inverse, first, k[a], drift[a], row)
+                    mask |= undecided(best, lowest, threshold[a])
             out[a, group - base_group] = mask
 
 

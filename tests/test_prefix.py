@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matrices import problems, wrapped
 
-from wmcore import SCHEMES, Detector, Watermark, WatermarkError
+from wmcore import SCHEMES, Detector, Key, Watermark, WatermarkError
 from wmcore.kernels.cpu import prefix
 from wmcore.prefix import prefix_curve
 
@@ -45,7 +45,7 @@ def test_the_curve_equals_single_tests(scheme, gap):
 
 
 def test_tokens_until():
-    watermark = Watermark.create("exp", vocab_size=300, key_length=64)
+    watermark = Watermark.create("exp", vocab_size=300, key_length=64, key=Key(bytes(32)))
     detector = Detector(watermark)
     costs, rows = detector.costs.costs(np.arange(300), detector.engine, 1)
     best = costs[rows][:, (7 + np.arange(40)) % 64].argmin(axis=0)  # a flat model's text, shift 7

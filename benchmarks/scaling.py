@@ -1,12 +1,14 @@
 """Cost against text length, key length, resamples and batch size: results/scaling.json and scaling.png.
 
-    python benchmarks/scaling.py
+    python benchmarks/scaling.py          # measures, then draws
+    python benchmarks/scaling.py --draw   # draws what was measured
 
 One core, synthetic texts (Zipf tokens; watermarked: half of them forced to the key's best). Each point is the median
 of several detections; the slope is that of log time against log size over the upper half of the points.
 """
 
 import json
+import sys
 import time
 from pathlib import Path
 from statistics import median
@@ -84,6 +86,8 @@ def draw(rows: list[dict], path: Path) -> None:
                     label = f"{row['kind']} (slope {row['slope']:.2f})"
                     milliseconds = [1e3 * t for t in row["seconds_per_text"]]
                     axis.loglog(row["sizes"], milliseconds, "o-", label=label)
+            axis.set_xticks(SWEEPS[name], [f"{size:,}" for size in SWEEPS[name]], fontsize=7)
+            axis.minorticks_off()
             axis.set_xlabel(LABELS[name])
             axis.set_title(scheme)
             axis.grid(alpha=0.3)
@@ -95,6 +99,9 @@ def draw(rows: list[dict], path: Path) -> None:
 
 
 def main() -> None:
+    if sys.argv[1:] == ["--draw"]:
+        draw(json.loads((RESULTS / "scaling.json").read_text())["rows"], RESULTS / "scaling.png")
+        return
     rows = []
     for scheme in ("exp-edit", "exp"):
         for name, sizes in SWEEPS.items():

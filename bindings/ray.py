@@ -155,14 +155,14 @@ def _connect(address: str | None) -> None:
         return
     if address is not None:
         _answers(address)
-    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is not None:
-            ray.init(address=address, log_to_driver=False, logging_level="error")
+            ray.init(address=address, **quiet)
         else:
             from wmcore.kernels.cpu.threads import available
 
-            ray.init(num_cpus=max(4, available()), **quiet)
+            ray.init(num_cpus=max(4, available()), include_dashboard=False, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise WatermarkError(
             f"address {address!r}: no Ray cluster answers ({' '.join(str(error).split())[:200]}): "
@@ -321,34 +321,21 @@ class _Tester:
     def __call__(self, table: "pa.Table") -> "pa.Table":
         import pyarrow as pa
 
-        given = table.to_pylist()
         shards: dict[tuple[int, int], list[Document]] = {}
-        rows = []
-        for row in given:
-            shard = row["source"], row["shard"]
-            if row["position"] < 0:
-                rows.append({k: row[k] for k in (*_KEYS, "position", "documents", "ends", "done")})
+        rows: list[dict[str, Any]] = []
+        for row in table.to_pylist():
+            if row["position"] < 0:  # the end of a shard passes through
+                rows.append({name: row[name] for name in _END})
             else:
-                shards.setdefault(shard, []).append(_from_row(row))
+                shards.setdefault((row["source"], row["shard"]), []).append(_from_row(row))
         for (source, shard), documents in shards.items():
-            for row in self._scanner.rows(Batch(source, shard, documents)):
-                rows.append({**row, "shard": shard})
-        added = [
-            ("shard", pa.int64()),
-            ("documents", pa.int64()),
-            ("ends", pa.bool_()),
-            ("done", pa.float64()),
-        ]
-        return pa.Table.from_pylist(rows, schema=pa.schema([*schema(), *map(_field, added)]))
+            tested = self._scanner.rows(Batch(source, shard, documents))
+            rows += [{**row, "shard": shard} for row in tested]
+        ends = [f for f in _document_schema() if f.name in _END and f.name not in schema().names]
+        return pa.Table.from_pylist(rows, schema=pa.schema([*schema(), *ends]))
 
 
-_KEYS = ("source", "shard")
-
-
-def _field(pair: tuple[str, Any]) -> Any:
-    import pyarrow as pa
-
-    return pa.field(*pair)
+_END = ("source", "shard", "position", "documents", "ends", "done")
 
 
 def _from_row(row: dict[str, Any]) -> Document:

@@ -365,3 +365,26 @@ def test_datasets_map_takes_a_detector(tokens_file):
     ]
     assert mapped["p_value"][:] == expected
     assert MARK.key.secret_hex not in repr(detector)
+
+
+def test_calibrated_first_pass(tokens_file, tmp_path):
+    options = {**OPTIONS, "first": "calibrated"}
+    rows = list(scan(tokens_file, MARK, tmp_path / "whole", **options))
+    assert {r["method"] for r in rows} >= {"calibrated", "bound"}
+    assert all(r["p_value"] < 1e-3 for r in rows if r["id"][0] == "m")
+    part = scan(tokens_file, MARK, tmp_path / "part", **options)
+    next(part)
+    part.close()
+    list(scan(tokens_file, MARK, tmp_path / "part", **options))
+    assert shard_bytes(tmp_path / "part") == shard_bytes(tmp_path / "whole")
+
+
+def test_progress(tokens_file):
+    seen = []
+    list(
+        scan(
+            tokens_file, MARK, on_progress=lambda p: seen.append((p.documents, p.share)), **OPTIONS
+        )
+    )
+    assert seen[-1] == (450, 1.0)
+    assert [d for d, _ in seen] == sorted(d for d, _ in seen)

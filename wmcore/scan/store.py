@@ -103,7 +103,7 @@ class Store:
                 raise WatermarkError(
                     f"output {self.path} holds shards but no {MANIFEST}: restore it, or choose another folder"
                 )
-            manifest = {
+            manifest: dict[str, Any] = {
                 "format": FORMAT,
                 "version": VERSION,
                 "wmcore": __version__,
@@ -132,7 +132,7 @@ class Store:
                     )
         changed = settings.difference(manifest["settings"])
         if changed is not None:
-            self._refuse(f"settings: {_settled(changed)}")
+            self._refuse(f"settings: {changed[:300]}")
         return manifest
 
     def _refuse(self, what: str) -> None:
@@ -249,7 +249,3 @@ def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
             "use the wmcore that wrote it"
         )
     return manifest
-
-
-def _settled(changed: str) -> str:
-    return changed[:300]

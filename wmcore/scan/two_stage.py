@@ -135,7 +135,7 @@ def _groups(lengths: list[int]) -> list[slice]:
 
 def _first_pass(
     detector: Detector,
-    texts: list[np.ndarray],
+    texts: Sequence[np.ndarray],
     settings: ScanSettings,
     seed: int,
     calibration: Calibration | None,
@@ -146,7 +146,8 @@ def _first_pass(
         "seed": seed_of(seed, "first"),
     }
     found: list[Detection] = [_NONE] * len(texts)
-    fast, slow = [], []
+    fast: list[int] = []
+    slow: list[int] = []
     for i in np.argsort([len(t) for t in texts], kind="stable").tolist():
         calibrated = calibration is not None and calibration.length_error(len(texts[i])) is None
         (fast if calibrated else slow).append(i)

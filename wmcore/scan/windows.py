@@ -47,7 +47,7 @@ class Encoder:
     def __init__(self, tokenizer: Any, window: int) -> None:
         self._tokenizer = tokenizer
         self._window = window
-        self._core = getattr(tokenizer, "backend_tokenizer", None)
+        self._core: Any = getattr(tokenizer, "backend_tokenizer", None)
         if self._core is not None:
             self._core.no_padding()
             self._core.no_truncation()

@@ -133,14 +133,14 @@ class Scanner:
                 del errors[i]
                 edges.append((i, at, len(pieces)))
                 pieces += cut
-        document = [i for i, at, _ in edges for _ in at]
+        owners = [i for i, at, _ in edges for _ in at]
         found = two_stage(
             self.detector,
             pieces,
             settings,
             seed=seed,
             calibration=self.calibration,
-            document=document,
+            document=owners,
         )
         controls = [
             two_stage(
@@ -148,7 +148,7 @@ class Scanner:
                 pieces,
                 settings,
                 seed=seed,
-                document=document,
+                document=owners,
             )
             for mark in self._controls()
         ]

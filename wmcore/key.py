@@ -9,7 +9,6 @@ import hmac
 import os
 import threading
 from functools import cached_property
-from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -150,7 +149,7 @@ class PublishedKey:
                 f"generator {generator!r} is not known: use one of {', '.join(GENERATORS)}"
             )
         limit = 2**63 if generator == "torch" else 2**32
-        if isinstance(seed, bool) or not isinstance(seed, Integral):
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
             raise WatermarkError(f"seed must be a whole number from 0 to {limit - 1}, but is none")
         if not 0 <= int(seed) < limit:
             raise WatermarkError(f"seed is outside 0 .. {limit - 1}, the seeds of {generator!r}")

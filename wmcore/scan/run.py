@@ -5,6 +5,7 @@ import queue
 import secrets
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
@@ -330,6 +331,12 @@ def _prepare(
                 "no tokenizer is given and the watermark names none: give its model's (--tokenizer)"
             )
         tokenizer = chosen
+    if settings.window > watermark.key_length:
+        warnings.warn(
+            f"window is {settings.window} tokens, longer than the key's {watermark.key_length} rows, which rules out "
+            f"the proven bound for strong watermarks: use a window of {watermark.key_length}",
+            stacklevel=4,
+        )
     if settings.seed is None:
         seed = secrets.randbits(63)
         if store is not None and (store.path / MANIFEST).exists():

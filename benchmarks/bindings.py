@@ -43,7 +43,7 @@ def seconds(work):
     return time.process_time() - start, result
 
 
-def row(what, setting, theirs, ours, same, scale=1):
+def row(what, setting, theirs, ours, same):
     """One line: medians of alternating runs after one of ours to compile. same(a, b) says how results agree."""
     ours()
     times = ([], [])
@@ -58,8 +58,8 @@ def row(what, setting, theirs, ours, same, scale=1):
         "what": what,
         "setting": setting,
         "equal": same(wanted, result),
-        "theirs_seconds": round(there * scale, 5),
-        "ours_seconds": round(here * scale, 5),
+        "theirs_seconds": round(there, 5),
+        "ours_seconds": round(here, 5),
         "times_faster": round(there / here, 1),
     }
     print(json.dumps(line), flush=True)
@@ -164,7 +164,7 @@ def published():
 
 
 def of_markllm(folder):
-    """Detection by MarkLLM's two classes, with its files; fewer runs than their defaults, scaled to them."""
+    """Detection by MarkLLM's two classes, with its files and fewer runs than their defaults."""
     cython()
     sys.path.insert(0, str(peers.MARKLLM))
     size = 50272

@@ -10,8 +10,10 @@ uniform of exactly 1.0 counts as 1 - 2**-24; mistakes raise `WatermarkError`. A 
 functions below (or a lambda that only calls one) takes the general way, one Python call for each pair.
 """
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -444,7 +446,12 @@ def patch(demo: bool = False) -> list[str]:
         for function in functions:
             setattr(module, function.__name__, function)
         sys.modules[name] = module
+    for name in modules:  # import watermarking.detection looks up the name in its package, too
+        module = sys.modules[name]
         parent, _, leaf = name.rpartition(".")
+        if parent:
+            with contextlib.suppress(ImportError):
+                import_module(parent)
         if parent in sys.modules:
             setattr(sys.modules[parent], leaf, module)
     return sorted(modules)
@@ -456,9 +463,9 @@ def main(arguments: Sequence[str]) -> None:
 
     if not arguments:
         raise SystemExit(f"usage: python -m {__name__} SCRIPT [ARGUMENT ...]")
-    patch(demo=True)
     script = Path(arguments[0])
     sys.path[:0] = [str(script.parent), str(script.parent.parent)]
+    patch(demo=True)
     sys.argv = list(arguments)
     runpy.run_path(str(script), run_name="__main__")
 

@@ -94,7 +94,8 @@ class WatermarkConfig(BaseWatermarkingConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """What may be shown and saved with a generation configuration: no key."""
-        return {"watermark": repr(self.watermark), "shift": self.shift}
+        shift = None if self.shift is None else np.asarray(self.shift).tolist()
+        return {"watermark": repr(self.watermark), "shift": shift}
 
     def __iter__(self) -> Any:
         yield from self.to_dict().items()

@@ -17,8 +17,10 @@ import contextlib
 import hashlib
 import os
 import secrets
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib import import_module
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,13 +51,13 @@ class _Request:
     """How one request is watermarked."""
 
     def __init__(
-        self, watermark: Watermark, params: Any, prompt: Any = None, output: Any = None
+        self, watermark: Watermark, params: Any, shift: int, prompt: Any = None, output: Any = None
     ) -> None:
         extra = params.extra_args or {}
         self.params = params
         self.prompt, self.output = prompt or [], output
         self.draw = _draw_of(watermark, extra.get("wmcore_label"))
-        self.shift = _shift(watermark.key_length, params)
+        self.shift = shift
 
     @property
     def penalties(self) -> dict[str, float]:
@@ -75,6 +77,7 @@ class _Processor:
         self._states: Any = rest[0] if len(rest) == 1 else None
         self._watermark = _installed()
         self._requests: dict[int, _Request] = {}
+        self._lots = _lots(vllm_config)
         if self._watermark is not None:
             _check_vocabulary(self._watermark, vllm_config, self._states)
 
@@ -94,6 +97,8 @@ class _Processor:
         label, shift = extra.get("wmcore_label"), extra.get("wmcore_shift")
         if label is not None and not isinstance(label, str):
             raise WatermarkError(f"wmcore_label is a {type(label).__name__}, but must be a string")
+        if label is not None and any("\ud800" <= c <= "\udfff" for c in label):
+            raise WatermarkError("wmcore_label holds half a surrogate pair, which UTF-8 cannot say")
         if label is not None and not isinstance(watermark.key, Key):
             raise WatermarkError(
                 "wmcore_label needs a secret key, but this server has a published one"
@@ -117,7 +122,7 @@ class _Processor:
         for index in batch_update.removed:
             self._requests.pop(index, None)
         for index, params, prompt, output in batch_update.added:
-            self._set(index, params, prompt, output)
+            self._set(index, params, bool(output), prompt, output)
         for source, target, direction in batch_update.moved:
             there = self._requests.pop(target, None)
             here = self._requests.pop(source, None)
@@ -130,7 +135,7 @@ class _Processor:
         """V2: a request enters a slot (again, after preemption). Whether its logits will change."""
         if self._watermark is None:
             return False
-        self._set(req_idx, sampling_params)
+        self._set(req_idx, sampling_params, _resumed(self._states, req_idx))
         return req_idx in self._requests
 
     def apply_staged_writes(self) -> None:
@@ -156,11 +161,14 @@ class _Processor:
             self._force(logits, rows, requests, positions, penalise=ctx is None)
         return logits
 
-    def _set(self, index: int, params: Any, prompt: Any = None, output: Any = None) -> None:
+    def _set(
+        self, index: int, params: Any, resumed: bool, prompt: Any = None, output: Any = None
+    ) -> None:
         self._requests.pop(index, None)
         if params.temperature >= _GREEDY and _wanted(params.extra_args or {}):
             assert self._watermark is not None
-            self._requests[index] = _Request(self._watermark, params, prompt, output)
+            shift = _shift(self._watermark.key_length, params, self._lots, resumed)
+            self._requests[index] = _Request(self._watermark, params, shift, prompt, output)
 
     def _force(
         self,
@@ -219,21 +227,47 @@ def _wanted(extra: dict[str, Any]) -> bool:
     return bool(wanted)
 
 
-def _shift(n: int, params: Any) -> int:
-    """The first key row of a request: given, from its seed, or drawn and kept with its parameters."""
+def _shift(n: int, params: Any, lots: Iterator[str], resumed: bool) -> int:
+    """The first key row of a request: given, from its seed, or drawn and kept with its parameters.
+
+    Only a resumed request looks for a kept one: the requests of one call with n texts may share their parameters.
+    """
     extra = params.extra_args or {}
-    for name in ("wmcore_shift", _DRAWN):
-        if extra.get(name) is not None:
-            return int(extra[name]) % n
+    if extra.get("wmcore_shift") is not None:
+        return int(extra["wmcore_shift"]) % n
     if params.seed is not None:
-        digest = hashlib.sha256(b"wmcore vllm shift\x00" + str(int(params.seed)).encode()).digest()
-        return int.from_bytes(digest[:8], "little") % n
-    drawn = secrets.randbelow(n)
+        return _hashed(f"shift\x00{int(params.seed)}") % n
+    if resumed and isinstance(extra.get(_DRAWN), int):
+        return int(extra[_DRAWN]) % n
+    drawn = _hashed(f"lot\x00{next(lots)}") % n
     with contextlib.suppress(
         AttributeError, TypeError
     ):  # kept where parameters outlive a preemption
         params.extra_args = {**extra, _DRAWN: drawn}
     return drawn
+
+
+def _hashed(what: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"wmcore vllm {what}".encode()).digest()[:8], "little")
+
+
+def _lots(vllm_config: Any) -> Iterator[str]:
+    """A name for each request that needs a row, the same in all ranks of a tensor-parallel group.
+
+    Each rank samples for itself, and all must draw the same token. They see the same requests in the same order and
+    share vLLM's instance id, which is fresh for each server; data-parallel replicas differ by their rank.
+    """
+    instance = getattr(vllm_config, "instance_id", "") or secrets.token_hex(16)
+    replica = getattr(getattr(vllm_config, "parallel_config", None), "data_parallel_rank", 0)
+    return (f"{instance} {replica} {i}" for i in count())
+
+
+def _resumed(states: Any, slot: int) -> bool:
+    """V2: whether a request enters with tokens that it had before a preemption."""
+    try:
+        return bool(states.prefill_len.np[slot] > states.prompt_len.np[slot])
+    except AttributeError:  # not what 0.31 to 0.33 have
+        return False
 
 
 @lru_cache(maxsize=1)

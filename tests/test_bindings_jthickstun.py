@@ -206,6 +206,22 @@ assert score.gumbel_edit_score is gumbel_edit_score
     assert done.stdout == "10 12\n", done.stderr
 
 
+def test_a_script_finds_the_rest_of_its_checkout(tmp_path):
+    """From any folder: other modules come from the checkout, ours are attributes of its packages, too."""
+    for folder in ("watermarking", "watermarking/gumbel", "watermarking/transform", "experiments"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").write_text("")
+    (tmp_path / "watermarking" / "attacks.py").write_text("here = True")
+    (tmp_path / "experiments" / "script.py").write_text(
+        "import watermarking.attacks, watermarking.detection, watermarking.gumbel.score\n"
+        "print(watermarking.attacks.here, watermarking.detection.phi.__module__)\n"
+        "print(watermarking.gumbel.score.gumbel_score.__module__)\n"
+    )
+    command = [sys.executable, "-m", ours.__name__, str(tmp_path / "experiments" / "script.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    assert done.stdout == f"True {ours.__name__}\n{ours.__name__}\n", done.stderr
+
+
 # Against a checkout of the published code
 
 

@@ -74,6 +74,10 @@ def test_logits_beyond_the_vocabulary_and_saved_settings():
     for text in (repr(config), str(model.generation_config), json.dumps(dict(config))):
         assert mark.key.secret_hex not in text
         assert mark.fingerprint in text
+    for shift in (np.array([1, 2]), range(2), torch.tensor([1]), np.int64(3)):
+        assert mark.fingerprint in str(
+            GenerationConfig(watermarking_config=WatermarkConfig(mark, shift))
+        )
     with pytest.raises(WatermarkError, match="does not hold the watermark's key"):
         WatermarkConfig.from_dict(config.to_dict())
 

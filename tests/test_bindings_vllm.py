@@ -73,6 +73,11 @@ def v1():
     return binding._Processor(config(), torch.device("cpu"), False)
 
 
+def row_of(params):
+    """The key row of a request with a seed or a shift of its own."""
+    return binding._shift(N, params, iter(()), False)
+
+
 def logits_of(history):
     """A tiny "model": logits float32 [WIDTH] that depend on the last token and the length."""
     rng = np.random.default_rng([len(history), history[-1]])
@@ -143,7 +148,7 @@ class Server:
         """The row's token; appended to the request."""
         settings = vars(one.params)
         if marked(settings):
-            shift = binding._shift(N, one.params)
+            shift = row_of(one.params)
             token = only(row)
             assert token == wanted_token(self.key(one), one.params, one.prompt, one.output, shift)
         else:
@@ -259,7 +264,7 @@ def test_v2_speculative_rows_have_their_own_positions(mark):
     processor.add_request(2, params)
     logits = torch.from_numpy(np.random.default_rng(1).normal(size=(3, WIDTH)).astype(np.float32))
     after = processor.apply(logits.clone(), context([2, 2, 2], [4, 5, 6]))
-    rows = (binding._shift(N, params) + np.arange(3)) % N
+    rows = (row_of(params) + np.arange(3)) % N
     drawn = sampling.watermarked(mark)(logits[:, :VOCAB], rows, 1.0)
     assert [only(row) for row in after] == drawn.tolist()
 
@@ -284,9 +289,50 @@ def test_the_text_of_a_request_is_found(mark):
         output.append(only(processor.apply(logits_of([3, *output])[None])[0]))
     (found,) = Detector(mark).detect([output], resamples=199)
     assert found.p_value == 1 / 200
-    again = binding._Request(mark, params)
-    assert found.shift == again.shift == params.extra_args["_wmcore_drawn_shift"]
-    assert len({binding._Request(mark, Params()).shift for _ in range(40)}) > 10
+    assert found.shift == params.extra_args["_wmcore_drawn_shift"]
+    resumed = v1()
+    resumed.update_state(Update(1, added=[(0, params, [3], output)]))
+    assert resumed._requests[0].shift == found.shift
+
+
+def test_rows_drawn_without_a_seed(mark):
+    """Requests that share their parameters (one call, n texts) differ; ranks that share an instance id agree."""
+
+    def drawn(instance, replica=0, second=False):
+        settings = config()
+        settings.instance_id = instance
+        settings.parallel_config = types.SimpleNamespace(data_parallel_rank=replica)
+        shared = Params()
+        if second:
+            lengths = types.SimpleNamespace(np=np.full(40, 3), gpu=None)
+            slots = types.SimpleNamespace(vocab_size=WIDTH, prompt_len=lengths, prefill_len=lengths)
+            processor = binding._Processor(settings, slots)
+            for slot in range(40):
+                processor.add_request(slot, shared)
+            last = processor._requests[39].shift
+            slots.prefill_len = types.SimpleNamespace(np=np.full(40, 4))
+            processor.add_request(0, shared)  # preempted with a token: the row that was kept
+            assert processor._requests.pop(0).shift == last
+            return [one.shift for one in processor._requests.values()]
+        processor = binding._Processor(settings, torch.device("cpu"), False)
+        processor.update_state(Update(40, added=[(i, shared, [1], []) for i in range(40)]))
+        return [one.shift for one in processor._requests.values()]
+
+    assert len(set(drawn("a"))) > 10
+    assert drawn("a") == drawn("a")
+    assert len(set(drawn("a", second=True))) > 10
+    assert drawn("a", second=True) == drawn("a")[1:]
+    assert drawn("a") != drawn("b")
+    assert drawn("a") != drawn("a", replica=1)
+    assert drawn("") != drawn("")
+
+
+def test_a_kept_row_that_a_client_sent_does_no_harm(mark):
+    for kept in ("x", 1.5, 10**30, None):
+        processor, params = v1(), Params(extra_args={"_wmcore_drawn_shift": kept})
+        binding._Processor.validate_params(params)
+        processor.update_state(Update(1, added=[(0, params, [1], [2])]))
+        assert 0 <= processor._requests[0].shift < N
 
 
 def test_nothing_happens_without_a_watermark(monkeypatch):
@@ -309,6 +355,7 @@ def test_bad_requests_and_servers_are_named(mark):
     for extra, message in [
         ({"wmcore": "yes"}, "wmcore is 'yes'"),
         ({"wmcore_label": 3}, "wmcore_label is a int"),
+        ({"wmcore_label": "\ud800"}, "wmcore_label holds half a surrogate pair"),
         ({"wmcore_shift": N}, "wmcore_shift 40 is outside 0 to 39"),
         ({"wmcore_shift": 1.5}, "wmcore_shift 1.5"),
     ]:
@@ -390,9 +437,7 @@ def test_with_the_interface_files_of_wheels(root, mark):
         after = first.apply(logits.clone())
         assert torch.equal(after[0], logits[0])
         token = only(after[1])
-        assert token == wanted_token(
-            mark, Params(seed=1), [5], [], binding._shift(N, Params(seed=1))
-        )
+        assert token == wanted_token(mark, Params(seed=1), [5], [], row_of(Params(seed=1)))
         if not two.exists():
             return
         from vllm.v1.worker.gpu.sample import logits_processor as v2

@@ -5,6 +5,7 @@ import ctypes
 import importlib.util
 import inspect
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -224,6 +225,8 @@ class FakeCupy:
 
     class cuda:
         class Device:
+            compute_capability = "90"
+
             def __init__(self, index=0):
                 self.attributes = {
                     "MultiProcessorCount": 132,
@@ -244,10 +247,22 @@ class FakeCupy:
                 assert version == 0
                 return contextlib.nullcontext()
 
+        class nvrtc:
+            @staticmethod
+            def getVersion():
+                return 13, 5
+
+        class compiler:
+            @staticmethod
+            def compile_using_nvrtc(code, options):
+                assert "exp_sample" in code
+                assert options == ("-std=c++17", "-fmad=false", "-ftz=false")
+                FakeCupy.compiled += 1
+                return b"machine code", {}
+
     class RawModule:
-        def __init__(self, code, options):
-            assert "exp_sample" in code
-            assert "-fmad=false" in options
+        def __init__(self, path):
+            assert Path(path).read_bytes() == b"machine code"
             self.calls = []
 
         def get_function(self, name):
@@ -258,11 +273,13 @@ class FakeCupy:
                 if name == "hits":
                     raise RuntimeError("CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES")
 
-            function.max_dynamic_shared_size_bytes = 49152
+            function.max_dynamic_shared_size_bytes, function.num_regs = 49152, 40
             return function
 
+    __version__ = "14.0"
     streams: ClassVar[list] = []
-    asarray = staticmethod(np.asarray)
+    compiled = 0
+    asarray = staticmethod(lambda values, blocking=False: np.asarray(values))
     from_dlpack = staticmethod(np.from_dlpack)
     zeros = staticmethod(np.zeros)
     empty = staticmethod(np.empty)
@@ -272,8 +289,22 @@ class FakeCupy:
         raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS")
 
 
-def test_errors_of_launches_name_the_kernel(monkeypatch):
+def test_kernels_are_compiled_once_a_machine(monkeypatch, tmp_path):
+    """By NVRTC with our options alone: what CuPy adds to them would flush subnormal numbers."""
     monkeypatch.setitem(sys.modules, "cupy", FakeCupy)
+    for folder, times in ((tmp_path / "a" / "b", 1), (tmp_path / "file" / "b", 2)):
+        (tmp_path / "file").write_text("no folder can be made below it")
+        monkeypatch.setenv("CUPY_CACHE_DIR", str(folder))
+        FakeCupy.compiled = 0
+        for _ in range(2):
+            cuda_device.CupyDevice(0).compile()
+        assert FakeCupy.compiled == times
+    assert [p.suffix for p in (tmp_path / "a" / "b").iterdir()] == [".cubin"]
+
+
+def test_errors_of_launches_name_the_kernel(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "cupy", FakeCupy)
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path))
     device = cuda_device.CupyDevice(0)
     assert (device.processors, device.shared_bytes) == (132, 232448)
     device.launch("bound", (3, 2), 1024, (), 200_000)

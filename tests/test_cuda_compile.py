@@ -42,6 +42,9 @@ def compiled(nvrtc: ctypes.CDLL, architecture: str) -> bytes:
     log = _output(nvrtc, program, "ProgramLog")
     assert status == 0, log.decode()
     assert b"warning" not in log, log.decode()
+    ptx = _output(nvrtc, program, "PTX")
+    assert b"fma.rn.f32" in ptx
+    assert b".ftz" not in ptx  # subnormal numbers count
     return _output(nvrtc, program, "CUBIN")
 
 

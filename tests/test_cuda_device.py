@@ -108,6 +108,19 @@ def test_samplers(torch, kind, n_tokens):
         assert tokens.tolist() == its_tokens(on_host, 0.7, order, words[rows % 50])
 
 
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_every_16_bit_number(torch, kind):
+    """Subnormal numbers too: a compiler that flushes them gives other tokens at a large scale."""
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).reshape(32, 2048)
+    for part in (bits, torch.arange(1024, dtype=torch.int16).repeat(32, 2)):
+        logits = part.contiguous().view(getattr(torch, kind))
+        stream = torch.cuda.current_stream().cuda_stream
+        exp = ExpSampler(cuda_device.device(), SECRET, DOMAIN_EXP)
+        for scale in (1.0, 1e-3, 1e6):
+            tokens = sampling.on_device(exp, logits.cuda(), np.arange(32), scale, stream)
+            assert tokens.tolist() == exp_tokens(logits.float().numpy(), scale, np.arange(32))
+
+
 @pytest.mark.parametrize("scheme", ["exp", "its"])
 def test_the_draw_of_a_watermark(torch, scheme):
     """Views without a copy, other streams, checks; the tokens are those of the same logits on the CPU."""
@@ -197,7 +210,7 @@ def test_sanitizer_case(hosts):
     import cupy
 
     logits = cupy.zeros((3, 700), cupy.float32)
-    rows, out = cupy.arange(3), cupy.empty(3, cupy.int64)
+    rows, out = cupy.asarray(np.arange(3)), cupy.empty(3, cupy.int64)
     for sampler in (
         ExpSampler(device, SECRET, DOMAIN_EXP),
         ItsSampler(device, np.arange(700), np.arange(5)),

@@ -142,6 +142,33 @@ def test_torch_tensors_by_dlpack(device, kind):
         assert out.tolist() == tokens.tolist()
 
 
+def test_what_the_kernels_could_not_read_is_refused_or_made_readable(device):
+    torch = pytest.importorskip("torch")
+    from wmcore.sampling import on_device
+
+    logits = torch.from_numpy(np.random.default_rng(3).normal(0, 3, (5, 300)).astype(np.float32))
+    exp = ExpSampler(device, SECRET, DOMAIN_EXP)
+    for rows in (torch.arange(10)[::2], torch.arange(0, 10, 2, dtype=torch.int32)):
+        tokens = on_device(exp, logits, rows, 1.0, 0)
+        assert tokens.tolist() == exp_tokens(logits.numpy(), 1.0, np.arange(0, 10, 2))
+    with pytest.raises(ValueError, match="rows has 4 numbers, but logits has 5 rows"):
+        on_device(exp, logits, np.arange(4), 1.0, 0)
+    for out in (torch.empty(5), torch.empty(4, dtype=torch.int64), torch.arange(10)[::2]):
+        with pytest.raises(ValueError, match="out must be a contiguous int64 tensor of 5"):
+            on_device(exp, logits, np.arange(5), 1.0, 0, out)
+    its = ItsSampler(device, np.arange(299), np.arange(5))
+    with pytest.raises(ValueError, match="logits has 300 columns, but the key's order has 299"):
+        on_device(its, logits, np.arange(5), 1.0, 0)
+
+
+def test_scratch_that_was_outgrown_is_kept_for_graphs(device):
+    exp = ExpSampler(device, SECRET, DOMAIN_EXP)
+    draw(exp, np.zeros((5, 2), np.float32), 1.0, range(5))
+    before = exp._scratch[0][1]
+    draw(exp, np.zeros((300, 2), np.float32), 1.0, range(300))
+    assert any(held is before for held in exp._outgrown)
+
+
 def test_too_many_rows_for_a_launch(device):
     exp = ExpSampler(device, SECRET, DOMAIN_EXP)
     with pytest.raises(ValueError, match="logits has 65536 rows"):

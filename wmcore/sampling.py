@@ -149,6 +149,13 @@ def on_device(
         rows = torch.from_numpy(np.ascontiguousarray(rows, np.int64))
         if x.is_cuda:  # pinned memory: the copy does not wait
             rows = rows.pin_memory().to(x.device, non_blocking=True)
+    rows = rows.to(x.device, torch.int64).contiguous()  # nothing to do where they are so already
+    if len(rows) != len(x):
+        raise ValueError(f"rows has {len(rows)} numbers, but logits has {len(x)} rows")
+    if out is not None and (
+        out.dtype != torch.int64 or out.shape != (len(x),) or not out.is_contiguous()
+    ):
+        raise ValueError(f"out must be a contiguous int64 tensor of {len(x)} numbers")
     if out is None:
         out = torch.empty(len(x), dtype=torch.int64, device=x.device)
     sampler(x, kind, rows, inverse_temperature, out, stream)

@@ -7,13 +7,17 @@ block of the big kernels gets), `memory_bytes` (what one call may use for scratc
 import contextlib
 import ctypes
 import functools
+import hashlib
+import os
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .source import OPTIONS, source
+from .source import OPTIONS, entry_points, source
 
 LEAST_CAPABILITY = 75
 INSTALL = "pip install 'wmcore[cuda13]' (or 'wmcore[cuda12]' for a CUDA 12 driver)"
@@ -42,15 +46,15 @@ class CupyDevice:
         self.shared_bytes = int(attributes["MaxSharedMemoryPerBlockOptin"])
         self.block_threads = 1024
         self.memory_bytes = 1 << 30
-        self._module = cupy.RawModule(code=source(), options=OPTIONS)
+        self._module: Any = None
         self._functions: dict[str, Any] = {}
         self._streams: dict[int, Any] = {}
         self._last = "none"
 
     def array(self, values: np.ndarray) -> Any:
-        """A copy on the device, C-contiguous."""
+        """A copy on the device, C-contiguous; it is there on return, whatever stream it is used on later."""
         with self._cupy.cuda.Device(self.index):
-            return self._cupy.asarray(np.ascontiguousarray(values))
+            return self._cupy.asarray(np.ascontiguousarray(values), blocking=True)
 
     def full(self, shape: Any, value: int, dtype: Any) -> Any:
         # By a memset or a copy: a kernel of CuPy's own would need CUDA's headers to be compiled.
@@ -105,13 +109,39 @@ class CupyDevice:
 
     def _function(self, name: str) -> Any:
         if name not in self._functions:
+            if self._module is None:
+                self._module = self._cupy.RawModule(path=self._machine_code())
             self._functions[name] = self._module.get_function(name)
         return self._functions[name]
 
     def compile(self) -> None:
-        """Compile and load now (CuPy keeps the result on disk); raises what NVRTC or the driver says."""
+        """Compile and load now; raises what NVRTC or the driver says."""
         with self._cupy.cuda.Device(self.index):
-            self._module.compile()
+            for name in entry_points():
+                _ = self._function(name).num_regs  # CuPy loads at the first question
+
+    def _machine_code(self) -> str:
+        """The compiled kernels: a file beside those that CuPy keeps, or a temporary one.
+
+        Not by RawModule(code=...), which adds -ftz=true: bits would differ where numbers are subnormal.
+        """
+        cupy = self._cupy
+        capability = cupy.cuda.Device(self.index).compute_capability
+        what = (source(), OPTIONS, capability, cupy.cuda.nvrtc.getVersion(), cupy.__version__)
+        name = f"wmcore-{hashlib.sha256(repr(what).encode()).hexdigest()}.cubin"
+        folder = Path(os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy" / "kernel_cache")
+        if not (folder / name).is_file():
+            code, _ = cupy.cuda.compiler.compile_using_nvrtc(source(), OPTIONS)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                handle, scratch = tempfile.mkstemp(dir=folder)
+            except OSError:
+                folder = Path(tempfile.mkdtemp())
+                handle, scratch = tempfile.mkstemp(dir=folder)
+            with os.fdopen(handle, "wb") as file:
+                file.write(code)
+            os.replace(scratch, folder / name)
+        return str(folder / name)
 
 
 @functools.cache

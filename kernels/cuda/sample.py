@@ -21,6 +21,9 @@ class _Sampler:
     def __init__(self, device: Any) -> None:
         self.device = device
         self._scratch: dict[int, tuple[int, tuple[Any, ...]]] = {}
+        self._outgrown: list[
+            tuple[Any, ...]
+        ] = []  # CUDA graphs that were captured may still use it
 
     def __call__(
         self, logits: Any, kind: str, rows: Any, inverse_temperature: float, out: Any, stream: int
@@ -43,6 +46,7 @@ class _Sampler:
         """Scratch for `count` rows, one set for each stream: zeros, which every call leaves as zeros."""
         held, arrays = self._scratch.get(stream, (0, ()))
         if held < count:
+            self._outgrown.append(arrays)
             held = max(_CAPACITY, 1 << (count - 1).bit_length())
             arrays = self._make_room(held)
             self._scratch[stream] = held, arrays
@@ -95,6 +99,10 @@ class ItsSampler(_Sampler):
     def _launch(
         self, shape: Any, shared: Any, scale: np.float32, rows: Any, out: Any, room: Any
     ) -> None:
+        if shape[1] != len(self._order):
+            raise ValueError(
+                f"logits has {shape[1]} columns, but the key's order has {len(self._order)} tokens: cut the logits"
+            )
         tops, sums = room
         count, tiles = shape[0], _I32(self._tiles)
         wanted = max(1, 8 * self.device.processors // count)

@@ -7,8 +7,8 @@ from .. import constants
 
 _HERE = Path(__file__).parent
 FILES = ("costs.cu", "bound.cu", "search.cu", "prefix.cu", "sample.cu")
-OPTIONS = ("-std=c++17", "-fmad=false")
-"""Compiler options: no contraction of float operations, on which equal bits depend."""
+OPTIONS = ("-std=c++17", "-fmad=false", "-ftz=false")
+"""Compiler options: float operations are not contracted, subnormal numbers not flushed: equal bits depend on both."""
 
 
 def source() -> str:

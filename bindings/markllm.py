@@ -139,6 +139,8 @@ class _Algorithm:
     config: Any
     watermark: Watermark
     _config_class: type[_Config]
+    _cuts = True
+    """Whether top_k is heeded."""
 
     def __init__(
         self, algorithm_config: Any = None, transformers_config: Any = None, **settings: Any
@@ -166,7 +168,7 @@ class _Algorithm:
             [prompt],
             watermark,
             max_new_tokens=self.config.sequence_length,
-            top_k=self.config.top_k if watermark is not None and self.config.top_k > 0 else None,
+            top_k=self.config.top_k if self._cuts and watermark and self.config.top_k > 0 else None,
             shifts=shift,
             eos=False,
             progress=False,
@@ -262,6 +264,7 @@ class ITSEdit(_Algorithm):
     """
 
     _config_class = ITSEditConfig
+    _cuts = False  # MarkLLM's reads top_k and does not use it
 
     def _watermark(self) -> Watermark:
         source = torch.Generator().manual_seed(self.config.key)

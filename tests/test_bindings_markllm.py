@@ -107,6 +107,11 @@ def test_its_edit_finds_every_text(setting, file):
 def test_top_k(setting, file):
     mark = ours.EXPEdit(file("EXPEdit", top_k=1), setting)
     assert len({mark.generate_watermarked_text("w5") for _ in range(3)}) == 1  # greedy
+    texts = [
+        ours.ITSEdit(file("ITSEdit", top_k=k), setting).generate_watermarked_text("w5")
+        for k in (0, 1)
+    ]
+    assert texts[0] == texts[1]  # MarkLLM's ITSEdit does not use it
 
 
 def test_configurations(setting, file):
@@ -188,7 +193,7 @@ def test_exp_edit_is_theirs(theirs, setting, file, capsys):
 
 @needs_markllm
 def test_its_edit_is_theirs_to_the_digit(theirs, setting, file):
-    path = file("ITSEdit")
+    path = file("ITSEdit", top_k=2)  # which theirs ignores
     there, here = theirs.ITSEdit(path, setting), ours.ITSEdit(path, setting)
     text = there.generate_watermarked_text("w5 w6 w7")  # the first after construction
     assert here.generate_watermarked_text("w5 w6 w7") == text

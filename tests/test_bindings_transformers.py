@@ -1,6 +1,8 @@
 """The transformers binding on tiny random models: same tokens as our own loop, same law, clear refusals."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessorList,
 )
 
-from wmcore import Detector, WatermarkError, generate
+from wmcore import WatermarkError, generate
 from wmcore.bindings._require import require
 from wmcore.bindings.transformers import WatermarkConfig, WatermarkDetector
 from wmcore.key import Key
@@ -252,11 +254,29 @@ def law(model, ids, temperature, top_p):
     return p / p.sum()
 
 
-def test_the_watermark_command_of_the_file_agrees(tmp_path):
-    """A saved watermark file finds the text of the binding: what `wmcore detect` does."""
+def test_wmcore_detect_finds_it(tmp_path):
+    """The command, in a process of its own, from the saved watermark and the saved tokens."""
     mark = watermark_of(key_length=100)
     mark.save(tmp_path / "mark.json")
     torch.manual_seed(2)
-    made = new_tokens(llama(VOCAB), [[7]] * 3, WatermarkConfig(mark), 60, temperature=2.0)
-    found = Detector(Watermark.load(tmp_path / "mark.json")).detect(list(made), resamples=99)
-    assert [one.p_value for one in found] == [0.01] * 3
+    model = llama(VOCAB)
+    made = new_tokens(model, [[7]] * 3, WatermarkConfig(mark), 60, temperature=2.0).tolist()
+    plain = np.random.default_rng(3).integers(0, VOCAB, (3, 60)).tolist()
+    lines = "".join(json.dumps({"tokens": row}) + "\n" for row in made + plain)
+    (tmp_path / "made.jsonl").write_text(lines)
+    command = [
+        sys.executable,
+        "-m",
+        "wmcore",
+        "detect",
+        "-w",
+        "mark.json",
+        "--tokens-field",
+        "tokens",
+    ]
+    command += ["--json", "--resamples", "99", "--seed", "1", "made.jsonl"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    p_values = [json.loads(line)["p_value"] for line in done.stdout.splitlines()]
+    assert p_values[:3] == [0.01] * 3
+    assert min(p_values[3:]) > 0.01

@@ -214,17 +214,19 @@ def permutation_test(
     As published, each run also renames the tokens by a random permutation, and all of it is drawn from torch's
     global generator.
     """
-    generator = torch.Generator()
-    settings = {"n": n, "k": k, "generator": generator, "vocab_size": vocab_size}
-    generator.manual_seed(int(seed))
-    observed = test_stat(tokens=tokens, **settings)
-    p_val: Any = 0
+    source = torch.Generator()
+
+    def statistic(key: int, **more: bool) -> Tensor:
+        source.manual_seed(key)
+        return test_stat(tokens=tokens, n=n, k=k, generator=source, vocab_size=vocab_size, **more)
+
+    observed = statistic(int(seed))
+    share: Any = 0  # summed run by run: a float32, rounded as there
     for _ in range(n_runs):
         tokens = _ranks(torch.randperm(vocab_size), tokens)
-        generator.manual_seed(int(torch.randint(high=max_seed, size=(1,)).item()))
-        null_result = test_stat(tokens=tokens, null=True, **settings)
-        p_val += (null_result <= observed).float() / n_runs
-    return p_val
+        key = int(torch.randint(max_seed, (1,)))
+        share += (statistic(key, null=True) <= observed).float() / n_runs
+    return share
 
 
 def fast_permutation_test(

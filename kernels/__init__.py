@@ -58,6 +58,24 @@ class Backend(Protocol):
         which the rest of a text's row does not matter; first, last: multiples of 32.
         """
 
+    def tally(
+        self,
+        problem: Problem,
+        texts: Texts,
+        value: np.ndarray,
+        active: np.ndarray,
+        limit: np.ndarray,
+        seed_key: np.ndarray,
+        first: int,
+        stop: int,
+        threads: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(hits, used): int64 [N] each, of the resamples first .. stop - 1, in order, up to limit[a] hits of a text.
+
+        used is the number of resamples looked at: stop - first, or up to the one that is hit number limit[a]. Both
+        are 0 for texts that are not active. first: a multiple of 32. Arguments as for `hits`, which it counts.
+        """
+
     def null_values(
         self,
         problem: Problem,

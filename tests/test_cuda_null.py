@@ -166,6 +166,26 @@ def test_ranges_batches_and_inactive_texts(hosts, scheme):
     assert not hosts["shared"].hits(problem, packed, value, active[:0], KEY, 0, 32).any()
 
 
+@pytest.mark.parametrize("limit", [1, 2, 31, 32, 33, 10**6])
+@pytest.mark.parametrize("stop", [33, 64, 129, 160])
+def test_tally(limit, stop):
+    """Counted on the device, over several chunks, also where a chunk ends between two resamples."""
+    device = ShimDevice(memory=1 << 14)
+    rng = np.random.default_rng(2)
+    texts = [rng.integers(0, VOCAB, size=m) for m in (4, 11, 7)]
+    problem = make_problem("exp", 12)
+    packed = pack(texts, None)
+    value = np.array(
+        [np.sort(x)[r] for x, r in zip(least(problem, packed, 160), (9, 80, 159), strict=True)]
+    )
+    value = value.astype(np.int32)
+    for active in (np.arange(3), np.array([1]), np.arange(0)):
+        limits = np.array([limit, limit, min(limit, 50)])
+        expected = cpu.tally(problem, packed, value, active, limits, KEY, 32, stop, 1)
+        found = host.Host(device).tally(problem, packed, value, active, limits, KEY, 32, stop)
+        assert all((x == y).all() for x, y in zip(found, expected, strict=True))
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_long_text_does_not_slow_the_others(scheme):
     """A text whose tile does not fit in shared memory is treated apart; the results are the same."""

@@ -295,6 +295,28 @@ def test_a_limit_keeps_the_first_hits():
             assert (row[: last + 1] == full[: last + 1]).all()
 
 
+@pytest.mark.parametrize("limit", [1, 3, 17, 1000])
+@pytest.mark.parametrize("stop", [32, 33, 63, 90])
+def test_tally_counts_in_order_up_to_the_limit(limit, stop):
+    rng = np.random.default_rng(4)
+    texts = [rng.integers(0, VOCAB, size=m) for m in (5, 9, 14)]
+    problem = make_problem("exp-edit", 24)
+    packed = pack(texts, None)
+    null = [null_statistics(problem, text, len(text), 96) for text in texts]
+    value = np.array([np.sort(x)[30] for x in null], np.int32)
+    active = np.array([0, 2])
+    found, used = cpu.tally(
+        problem, packed, value, active, np.full(3, limit), SEED_KEY, 32, stop, 2
+    )
+    assert (found[1], used[1]) == (0, 0)
+    for a in active:
+        row = null[a][32:stop] <= value[a]
+        at = np.flatnonzero(row)
+        full = len(at) >= limit
+        assert found[a] == (limit if full else len(at))
+        assert used[a] == (at[limit - 1] + 1 if full else stop - 32)
+
+
 def test_inactive_texts_are_not_looked_at():
     texts = [np.arange(5), np.arange(6)]
     packed = pack(texts, None)

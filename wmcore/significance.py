@@ -74,18 +74,12 @@ def permutation_test(
     while first < resamples and len(active):
         last = min(first + size, _round_up(resamples))
         limit = np.full(count, last - first, np.int64) if stop_after is None else stop_after - hits
-        found = backend.hits(problem, texts, value, active, limit, key, first, last, threads)
-        found = found[active, : resamples - first]
-        used[active] += found.shape[1]
-        if stop_after is None:
-            hits[active] += found.sum(axis=1, dtype=np.int64)
-        else:
-            running = hits[active, None] + np.cumsum(found, axis=1, dtype=np.int64)
-            stopped = running[:, -1] >= stop_after
-            at = np.argmax(running >= stop_after, axis=1)
-            used[active[stopped]] = first + at[stopped] + 1
-            hits[active] = np.minimum(running[:, -1], stop_after)
-            active = active[~stopped]
+        stop = min(last, resamples)
+        found, seen = backend.tally(problem, texts, value, active, limit, key, first, stop, threads)
+        hits += found
+        used += seen
+        if stop_after is not None:
+            active = active[hits[active] < stop_after]
             size = min(most, 2 * size)
         first = last
     p_value = (1.0 + hits) / (resamples + 1.0)

@@ -97,6 +97,24 @@ def hits(
     return out
 
 
+def tally(
+    problem: Problem,
+    texts: Texts,
+    value: np.ndarray,
+    active: np.ndarray,
+    limit: np.ndarray,
+    seed_key: np.ndarray,
+    first: int,
+    stop: int,
+    threads: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    last = first + (stop - first + 31) // 32 * 32
+    found = hits(problem, texts, value, active, limit, seed_key, first, last, threads)
+    counts = np.zeros((2, len(texts)), np.int64)
+    _null.tally(found, active, limit, stop - first, counts[0], counts[1])
+    return counts[0], counts[1]
+
+
 def _bound_jobs(
     problem: Problem,
     texts: Texts,

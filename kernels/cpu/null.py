@@ -161,6 +161,17 @@ def decide_groups(
 
 
 @njit(nogil=True, cache=True)
+def tally(found, active, limit, count, hits, used):
+    """hits[a], used[a] of the first `count` columns of found (uint8 [texts, >= count]), up to limit[a] hits."""
+    for a in active:
+        t = 0
+        while t < count and hits[a] < limit[a]:
+            hits[a] += found[a, t]
+            t += 1
+        used[a] = t
+
+
+@njit(nogil=True, cache=True)
 def null_values(
     seed_key,
     its,

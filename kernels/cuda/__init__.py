@@ -69,6 +69,20 @@ def hits(
     return _host().hits(problem, texts, value, active, seed_key, first, last)
 
 
+def tally(
+    problem: Problem,
+    texts: Texts,
+    value: np.ndarray,
+    active: np.ndarray,
+    limit: np.ndarray,
+    seed_key: np.ndarray,
+    first: int,
+    stop: int,
+    threads: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    return _host().tally(problem, texts, value, active, limit, seed_key, first, stop)
+
+
 def null_values(
     problem: Problem,
     texts: Texts,

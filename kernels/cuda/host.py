@@ -4,6 +4,7 @@ Resamples are made where they are used and never leave the device; the host sees
 call takes on the device depends on the texts and on `memory_bytes`, never on the number of resamples.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,11 +179,49 @@ class Host:
         first: int,
         last: int,
     ) -> np.ndarray:
+        out = np.zeros((len(texts), last - first), np.uint8)
+        for a, b, found in self._found(problem, texts, value, active, seed_key, first, last):
+            out[:, a - first : b - first] = self.device.to_host(found)
+        return out
+
+    def tally(
+        self,
+        problem: Problem,
+        texts: Texts,
+        value: np.ndarray,
+        active: np.ndarray,
+        limit: np.ndarray,
+        seed_key: np.ndarray,
+        first: int,
+        stop: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        device = self.device
+        last = first + (stop - first + 31) // 32 * 32
+        members = device.array(active.astype(_I64))
+        limit_of = device.array(limit.astype(_I64))
+        hits, used = (device.full(len(texts), 0, _I64) for _ in range(2))
+        for a, b, found in self._found(problem, texts, value, active, seed_key, first, last):
+            sizes = (_I32(len(active)), _I64(b - a), _I64(min(b, stop) - a))
+            blocks = max(1, min(len(active), 16 * device.processors))
+            arguments = (found, members, *sizes, limit_of, hits, used)
+            device.launch("tally", (blocks, 1), 32, arguments)
+        return device.to_host(hits), device.to_host(used)
+
+    def _found(
+        self,
+        problem: Problem,
+        texts: Texts,
+        value: np.ndarray,
+        active: np.ndarray,
+        seed_key: np.ndarray,
+        first: int,
+        last: int,
+    ) -> Iterator[tuple[int, int, Any]]:
+        """(a, b, found): hits of the resamples a .. b - 1, uint8 [N, b - a] on the device, chunk by chunk."""
+        if not len(active) or first >= last:
+            return
         device = self.device
         count = len(texts)
-        out = np.zeros((count, last - first), np.uint8)
-        if not len(active) or first >= last:
-            return out
         packed = _Packed(device, texts)
         seed = device.array(seed_key.astype(np.uint32))
         value_of = device.array(value.astype(_I32))
@@ -214,8 +253,7 @@ class Host:
                 results = (open_flags if group.bounded else _NULL, found, _I64(b - a))
                 arguments = (*sizes, *resamples, *batch, value_of, *ends, *results)
                 self._launch("hits", layout, arguments)
-            out[:, a - first : b - first] = device.to_host(found)
-        return out
+            yield a, b, found
 
     def _split(self, resamples: int, members: int) -> int:
         """Into how many parts the texts go, so that few resamples still fill the device."""

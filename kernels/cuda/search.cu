@@ -131,3 +131,31 @@ extern "C" __global__ void __launch_bounds__(1024)
     observe_body<false>(s, place, edits, gamma, offset, wide, costs_rj, width, source, inverse, offsets_a, distinct_a,
                         k_a, members_g, members, best_a, least_a, place_a, my_tile(tiles, tile_size), row_j);
 }
+
+// hits_a, used_a [a] += those of the next `columns` resamples of each text, in order, up to limit_a[a] hits in all: a
+// block of one warp for each text. found_at: [texts, stride], 1 where a resample fits (the twin is null.tally).
+extern "C" __global__ void tally(const unsigned char* found_at, const long long* members_g, int members,
+                                 long long stride, long long columns, const long long* limit_a, long long* hits_a,
+                                 long long* used_a) {
+  const int lane = threadIdx.x;
+  for (int g = blockIdx.x; g < members; g += gridDim.x) {
+    const long long a = members_g[g], limit = limit_a[a];
+    long long hits = hits_a[a], used = used_a[a];
+    for (long long t = 0; t < columns && hits < limit; t += 32) {  // hot loop
+      const u32 mask = __ballot_sync(ALL_LANES, t + lane < columns && found_at[a * stride + t + lane] != 0);
+      if (hits + __popc(mask) < limit) {
+        hits += __popc(mask);
+        used += columns - t < 32 ? columns - t : 32;
+        continue;
+      }
+      u32 rest = mask;
+      while (++hits < limit) rest &= rest - 1;  // the lowest bit left is hit number `limit`
+      used += __popc(rest ^ (rest - 1));
+    }
+    __syncwarp();
+    if (lane == 0) {
+      hits_a[a] = hits;
+      used_a[a] = used;
+    }
+  }
+}

@@ -18,7 +18,7 @@ demo: $(VENV)/.have-demo  ## watermark SmolLM2's answers, damage them, find the 
 test: $(VENV)/.have-test  ## every test but the slow and GPU ones
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-slow: $(VENV)/.have-test  ## every test but the GPU ones
+slow: $(VENV)/.have-slow  ## every test but the GPU ones, Ray's included
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not gpu"
 
 # mypy cannot follow an editable install of mapped folders, nor look past ./wmcore from here: it
@@ -79,6 +79,10 @@ $(VENV)/.have-test: $(VENV)/.have-smollm2 $(INPUTS)
 
 $(VENV)/.have-cuda$(CUDA): $(VENV)/.have-smollm2 $(INPUTS)
 	$(PIP) -e ".[demo,test,cuda$(CUDA)]"
+	touch $@
+
+$(VENV)/.have-slow: $(VENV)/.have-test
+	$(PIP) -e ".[demo,test,ray]"
 	touch $@
 
 $(VENV)/.have-check: $(VENV)/.have-pip $(INPUTS)

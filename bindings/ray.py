@@ -8,6 +8,7 @@ The watermark, and so its secret, is sent to the actors: use a cluster that you 
 """
 
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ import numpy as np
 from wmcore.bindings._require import require
 from wmcore.errors import WatermarkError
 from wmcore.scan.documents import Batch, Document
-from wmcore.scan.readers import Source
+from wmcore.scan.readers import Source, token_ids
 from wmcore.scan.run import Job, Shard
 from wmcore.scan.settings import ScanSettings
 from wmcore.scan.store import schema
@@ -155,6 +156,7 @@ def _connect(address: str | None) -> None:
         return
     if address is not None:
         _answers(address)
+    address = address or os.environ.get("RAY_ADDRESS") or None
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is not None:
@@ -377,7 +379,8 @@ class _Columns:
         if value is None:
             return Document(i, "", error=f"column {column!r} is null")
         if tokens is not None:
-            return Document(i, "", tokens=np.asarray(value, np.int64))
+            ids, error = token_ids(value, tokens)
+            return Document(i, "", tokens=ids, error=error)
         if not isinstance(value, str):
             kind = type(value).__name__
             return Document(i, "", error=f"column {column!r} is a {kind}, not a string")

@@ -107,6 +107,21 @@ def test_scan_of_a_dataset(cluster, tokens_files):
     assert all(r["wm_p_value"] is not None for i, r in by_id.items() if i != "d5")
 
 
+def test_bad_rows_of_a_dataset_are_errors():
+    import pyarrow as pa
+
+    from wmcore.bindings.ray import _Columns
+    from wmcore.scan import ScanSettings
+
+    settings = ScanSettings(tokens_field="tokens", window=64, stride=32, seed=1)
+    values = pa.array([[1, 2, 3], [1, None], None], pa.list_(pa.int64()))
+    found = _Columns(MARK, settings, "text", "tokens", "wm_")(pa.table({"tokens": values}))
+    errors = found["wm_error"].to_pylist()
+    assert errors[0] is None
+    assert "not a list of token ids" in errors[1]
+    assert "is null" in errors[2]
+
+
 def test_no_cluster_there(tokens_files):
     ray.shutdown()
     with pytest.raises(WatermarkError, match="no Ray cluster answers"):

@@ -183,12 +183,23 @@ def test_going_on_after_a_stop(tokens_file, whole, tmp_path):
     assert list(scan(tokens_file, MARK, out, **OPTIONS)) == []
 
 
-def test_a_lost_shard_is_made_anew(tokens_file, whole, tmp_path):
+def test_a_lost_shard_is_made_anew(tokens_file, whole, tmp_path, monkeypatch):
+    from wmcore.scan import run
+
     out = tmp_path / "out"
     list(scan(tokens_file, MARK, out, **OPTIONS))
     next(out.glob("part-*-000000002.parquet")).unlink()
     again = list(scan(tokens_file, MARK, out, **OPTIONS))
     assert [r["position"] for r in again] == list(range(200, 300))
+    assert shard_bytes(out) == shard_bytes(whole[1])
+    # Killed after the last shard, before its q-values: the next run fills them in.
+    next(out.glob("part-*-000000002.parquet")).unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            list(scan(tokens_file, MARK, out, **OPTIONS))
+    assert read_manifest(out)["summary"] is None
+    assert list(scan(tokens_file, MARK, out, **OPTIONS)) == []
     assert shard_bytes(out) == shard_bytes(whole[1])
     damaged = next(out.glob("part-*-000000001.parquet"))
     damaged.write_bytes(damaged.read_bytes()[:100])
@@ -334,6 +345,7 @@ def test_blocks_within_windows():
         ({"fdr": "x"}, "fdr is 'x'"),
         ({"first_stop": 50}, "first_stop is 50"),
         ({"controls": -1}, "controls is -1"),
+        ({"controls": 1, "first": "calibrated"}, "tested alike"),
     ],
 )
 def test_settings_are_checked(options, message):

@@ -88,6 +88,35 @@ def test_broken_compression(tmp_path, kind):
     assert run(path, tmp_path / "out") == []
 
 
+@pytest.mark.parametrize("lost", [[1], [0, 1, 2], [3], [1, 3]])
+def test_lost_shards_of_a_broken_file(tmp_path, lost):
+    """The row that says where a file breaks off goes where it was, not over a shard that is done."""
+    plain = corpus(tmp_path / "c.jsonl", MARK, 350)
+    path = tmp_path / "c.jsonl.gz"
+    path.write_bytes(gzip.compress(plain.read_bytes())[:-10])
+    run(path, tmp_path / "out")
+    expected = shard_bytes(tmp_path / "out")
+    assert len(expected) == 4
+    for name in [sorted(expected)[i] for i in lost]:
+        (tmp_path / "out" / name).unlink()
+    run(path, tmp_path / "out")
+    assert shard_bytes(tmp_path / "out") == expected
+
+
+def test_break_at_the_edge_of_a_shard(tmp_path):
+    """Stopped just before the break: the row that tells of it does not take the place of the first shard."""
+    plain = corpus(tmp_path / "c.jsonl", MARK, 300)
+    path = tmp_path / "c.jsonl.gz"
+    path.write_bytes(gzip.compress(plain.read_bytes())[:-10])
+    rows = run(path, tmp_path / "out")
+    assert (len(rows), rows[-1]["position"]) == (301, 300)
+    expected = shard_bytes(tmp_path / "out")
+    (tmp_path / "out" / sorted(expected)[-1]).unlink()
+    (row,) = run(path, tmp_path / "out")
+    assert (row["position"], "breaks off" in row["error"]) == (300, True)
+    assert shard_bytes(tmp_path / "out") == expected
+
+
 def test_not_gzip_at_all(tmp_path):
     path = tmp_path / "c.jsonl.gz"
     path.write_bytes(b'{"tokens": [1]}\n')

@@ -18,10 +18,12 @@ from wmcore.significance import seed_key
 pytest.importorskip("pyarrow")
 
 from wmcore.scan import ScanSettings
+from wmcore.scan.documents import Batch, Document
 from wmcore.scan.fdr import PValues, false_bound
 from wmcore.scan.tail import _log_sums, log_bound
 from wmcore.scan.two_stage import epsilon, two_stage
 from wmcore.scan.windows import starts
+from wmcore.scan.worker import Scanner
 
 SCHEMES = ("exp", "exp-edit", "its", "its-edit")
 
@@ -214,6 +216,28 @@ def test_bound_of_control_keys_holds():
     assert np.mean(held) >= 0.95 - 2 * math.sqrt(0.95 * 0.05 / 20)
     # The mean of the controls is the expected number of false ones.
     assert np.mean(share) == pytest.approx(0.05, abs=0.005)
+
+
+def test_key_and_controls_are_tested_alike():
+    """Scans of unmarked documents under 300 keys: the key's counts exceed those of 4 controls in a fifth of them."""
+    rng = np.random.default_rng(0)
+    documents = [
+        Document(i, "", tokens=rng.integers(8, size=int(m)))
+        for i, m in enumerate(rng.integers(6, 25, size=25))
+    ]
+    keys, above, wide = 300, 0, 0
+    for key in range(keys):
+        chosen = ScanSettings(
+            tokens_field="t", window=12, stride=6, resamples=199, controls=4, seed=key
+        )
+        rows = Scanner(tiny("exp", key), chosen, threads=1).rows(Batch(0, 0, documents))
+        p = np.array([[row["p_value"], *row["controls"]] for row in rows])
+        true, *controls = [PValues.count([column]) for column in p.T]
+        above += true.excess() > max(c.excess() for c in controls)
+        wide += true.below(0.2) > max(c.below(0.2) for c in controls)
+    error = 4 * math.sqrt(0.2 * 0.8 / keys)
+    assert 0.2 - error - 0.05 <= above / keys <= 0.2 + error
+    assert wide / keys <= 0.2 + error
 
 
 @pytest.mark.parametrize(

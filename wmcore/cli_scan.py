@@ -94,7 +94,7 @@ def scan(
         typer.Option(help="Of a Ray cluster. Default: the one there is, or a local one."),
     ] = None,
     actors: Annotated[
-        int | None, typer.Option(help="Ray: workers that test. Default: one a CPU.")
+        int | None, typer.Option(help="Ray: workers that test. Default: one for every two CPUs.")
     ] = None,
     gpus: Annotated[float, typer.Option(help="Ray: GPUs of each worker.")] = 0.0,
     as_json: Annotated[

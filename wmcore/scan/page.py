@@ -115,6 +115,7 @@ def render(folder: str | os.PathLike, *, hits: int = 200) -> str:
         hits=[_hit(row) for *_, row in sorted(best, reverse=True)],
         errors=errors,
         seconds=manifest["seconds"],
+        timed=manifest.get("timed", manifest["summary"]["documents"]),
     )
 
 

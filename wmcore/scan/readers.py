@@ -30,6 +30,14 @@ Item = tuple[int, Any]  # position, and what `_document` makes a document of
 
 
 @dataclass
+class _Reached:
+    """How far a reader is: the share of the input that it read, and the position that comes next, yielded or not."""
+
+    share: float = 0.0
+    position: int = 0
+
+
+@dataclass
 class Source:
     """One input: a JSON Lines or Parquet file, or all text files of a folder (in the order of their names)."""
 
@@ -64,15 +72,18 @@ class Source:
     ) -> Iterator[Batch]:
         """The records as batches, in order, without those of the shards in `done` (numbers).
 
-        There is at least one batch. The last one has `source_ends` set, unless a later shard is done.
+        There is at least one batch, never of a shard in `done`. The last one has `source_ends` set, unless a later
+        shard is done.
         """
         size = settings.shard_size
-        shared = [0.0]
+        reached = _Reached()
         read = {"jsonl": self._lines, "parquet": self._rows, "text": self._files}[self.kind]
-        items = _until_broken(read(settings, lambda i: i // size in done, shared))
+        items = _until_broken(read(settings, lambda i: i // size in done, reached), reached)
         batch: Batch | None = None
         held = 0
         for position, item in items:
+            if position // size in done:
+                continue  # where the input breaks off: the shard that is there says so
             document = _document(self.name, position, item, settings)
             if batch is not None and batch.shard != position // size:
                 batch.shard_ends = True
@@ -81,21 +92,21 @@ class Source:
             if batch is None:
                 batch, held = Batch(number, position // size), 0
             elif len(batch.documents) >= BATCH_DOCUMENTS or held >= BATCH_BYTES:
-                batch.done = shared[0]
+                batch.done = reached.share
                 yield batch
                 batch, held = Batch(number, batch.shard), 0
             if document is not None:
                 batch.documents.append(document)
                 held += document.size
         if batch is None:
-            batch = Batch(number, 0)
+            batch = Batch(number, max(done, default=-1) + 1)
         batch.shard_ends = True
         batch.source_ends = batch.shard > max(done, default=-1)
         batch.done = 1.0
         yield batch
 
     def _lines(
-        self, settings: ScanSettings, skip: Callable[[int], bool], shared: list[float]
+        self, settings: ScanSettings, skip: Callable[[int], bool], reached: _Reached
     ) -> Iterator[Item]:
         (path,) = self.paths
         total = max(int(self.filesystem.info(path).get("size") or 0), 1)
@@ -110,11 +121,12 @@ class Source:
                 if not skip(position):
                     yield position, line
                 position += 1
+                reached.position = position
                 if position % 256 == 0:
-                    shared[0] = min(raw.tell() / total, 1.0)
+                    reached.share = min(raw.tell() / total, 1.0)
 
     def _rows(
-        self, settings: ScanSettings, skip: Callable[[int], bool], shared: list[float]
+        self, settings: ScanSettings, skip: Callable[[int], bool], reached: _Reached
     ) -> Iterator[Item]:
         import pyarrow.parquet as pq
 
@@ -137,6 +149,7 @@ class Source:
                     rows == 0 or skip(position + rows - 1)
                 ):
                     position += rows
+                    reached.position = position
                     continue
                 for part in table.iter_batches(
                     1024, row_groups=[group], columns=columns, use_threads=False
@@ -145,16 +158,18 @@ class Source:
                         if not skip(position):
                             yield position, record
                         position += 1
-                    shared[0] = position / total
+                        reached.position = position
+                    reached.share = position / total
 
     def _files(
-        self, settings: ScanSettings, skip: Callable[[int], bool], shared: list[float]
+        self, settings: ScanSettings, skip: Callable[[int], bool], reached: _Reached
     ) -> Iterator[Item]:
         for position, path in enumerate(self.paths):
+            reached.position = position
             if not skip(position):
                 with self.filesystem.open(path, "rb") as stream:
                     yield position, (path, stream.read(settings.max_bytes + 1))
-            shared[0] = (position + 1) / len(self.paths)
+            reached.share = (position + 1) / len(self.paths)
 
 
 def open_sources(inputs: Sequence[str]) -> list[Source]:
@@ -227,20 +242,18 @@ class _Broken:
         self.reason = reason
 
 
-def _until_broken(items: Iterable[Item]) -> Iterator[Item]:
+def _until_broken(items: Iterable[Item], reached: _Reached) -> Iterator[Item]:
     """The items, and where the data itself is damaged one more that says so. Trouble with the disk or net passes."""
     import pyarrow as pa
 
-    position = -1
     try:
-        for position, item in items:
-            yield position, item
+        yield from items
     except (EOFError, zlib.error, pa.ArrowException) as error:
-        yield position + 1, _Broken(str(error))
+        yield reached.position, _Broken(str(error))
     except OSError as error:
         if error.errno is not None:
             raise
-        yield position + 1, _Broken(str(error))
+        yield reached.position, _Broken(str(error))
 
 
 def _document(name: str, position: int, item: Any, settings: ScanSettings) -> Document | None:
@@ -274,7 +287,7 @@ def _document(name: str, position: int, item: Any, settings: ScanSettings) -> Do
     if name_given is not None:
         place = str(name_given).encode("utf-8", "replace").decode()
     if settings.tokens_field is not None:
-        tokens, error = _tokens(item.get(settings.tokens_field), settings)
+        tokens, error = token_ids(item.get(settings.tokens_field), settings.tokens_field)
         return Document(position, place, tokens=tokens, error=error)
     text, error = text_of(item, settings.text_field)
     if text is not None and len(text) > settings.max_bytes:
@@ -282,13 +295,14 @@ def _document(name: str, position: int, item: Any, settings: ScanSettings) -> Do
     return Document(position, place, text, error=error)
 
 
-def _tokens(value: Any, settings: ScanSettings) -> tuple[np.ndarray | None, str | None]:
+def token_ids(value: Any, field: str) -> tuple[np.ndarray | None, str | None]:
+    """(token ids int64 [m], None), or (None, what is wrong with the value of this field)."""
     if not isinstance(value, list) or not all(type(t) is int for t in value):
-        return None, f"field {settings.tokens_field!r} is not a list of token ids"
+        return None, f"field {field!r} is not a list of token ids"
     try:
         return np.array(value, np.int64), None
     except OverflowError:
-        return None, f"field {settings.tokens_field!r} holds a number beyond 64 bits"
+        return None, f"field {field!r} holds a number beyond 64 bits"
 
 
 def _decode(raw: bytes, limit: int) -> tuple[str | None, str | None]:

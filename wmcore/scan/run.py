@@ -230,6 +230,10 @@ def _scan(
         store = stack.enter_context(Store(output)) if output is not None else None
         job = _prepare(sources, watermark, store, tokenizer, settings, backend, threads)
         job.on_progress = on_progress
+        if store is not None and job.todo() and job.manifest["summary"] is not None:
+            # Shards of a finished scan are missing: until they are made anew and q-values are filled in, it is not.
+            job.manifest["summary"] = None
+            store.save(job.manifest)
         made = engine(job)
         stack.callback(made.close)  # type: ignore[attr-defined]
         progress = job.progress
@@ -241,9 +245,10 @@ def _scan(
             yield from rows
         progress.share, progress.left = 1.0, 0.0
         progress.seconds = time.monotonic() - job.began
-        if store is not None and (job.todo() or job.manifest["summary"] is None):
+        if store is not None and job.manifest["summary"] is None:
             job.manifest["summary"] = finish(store, job.settings)
             job.manifest["seconds"] += time.monotonic() - job.began
+            job.manifest["timed"] = job.manifest.get("timed", 0) + progress.documents
             job.manifest["spent"] = {
                 name: round(job.manifest.get("spent", {}).get(name, 0.0) + seconds, 3)
                 for name, seconds in progress.spent.items()
@@ -410,8 +415,6 @@ def _calibration(job: Job) -> Calibration:
         threads=job.threads,
         backend=job.backend,
     )
-    if path is not None:
-        temporary = path.with_name(".writing-calibration.npz")
-        made.save(temporary)
-        os.replace(temporary, path)
+    if job.store is not None:
+        job.store.replace("calibration.npz", made.save)
     return made

@@ -30,7 +30,7 @@ class ScanSettings:
     first_resamples, first_stop : int
         Of the first pass: T and h. A document with h hits in it is done.
     controls : int
-        How many control keys are run over the same documents.
+        How many control keys are run over the same documents; not with a calibrated first pass.
     fdr : {"bh", "by"}
         Benjamini-Hochberg or Benjamini-Yekutieli q-values.
     shard_size : int
@@ -83,6 +83,11 @@ class ScanSettings:
             raise WatermarkError(f"first is {self.first!r}: use one of {', '.join(FIRST_PASSES)}")
         if self.fdr not in FDR_METHODS:
             raise WatermarkError(f"fdr is {self.fdr!r}: use one of {', '.join(FDR_METHODS)}")
+        if self.controls and self.first == "calibrated":
+            raise WatermarkError(
+                "controls needs the watermark's key and the control keys to be tested alike, which a calibrated first "
+                "pass rules out: use first='resamples'"
+            )
         if self.first_stop > self.first_resamples:
             raise WatermarkError(
                 f"first_stop is {self.first_stop}, more than first_resamples, {self.first_resamples}: "

@@ -148,7 +148,7 @@ class Store:
         def write(path: Path) -> None:
             path.write_bytes(data)
 
-        self._replace(MANIFEST, write)
+        self.replace(MANIFEST, write)
 
     def shards(self) -> Iterator[tuple[int, int, bool, Path]]:
         """(input, shard, whether it is the input's last, path) of each shard that is there, in order."""
@@ -177,9 +177,9 @@ class Store:
         """Write a pyarrow table to a shard of this name, in place of the one that is there."""
         import pyarrow.parquet as pq
 
-        self._replace(name, lambda path: pq.write_table(table, path, compression="zstd"))
+        self.replace(name, lambda path: pq.write_table(table, path, compression="zstd"))
 
-    def _replace(self, name: str, write: Any) -> None:
+    def replace(self, name: str, write: Any) -> None:
         """Write beside its place, sync, then move there, and sync the folder."""
         temporary = self.path / f"{_TEMPORARY}{os.getpid()}-{name}"
         try:

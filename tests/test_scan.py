@@ -243,6 +243,18 @@ def test_another_scan_is_refused(tokens_file, tmp_path):
         next(scan(path, MARK, out, **OPTIONS))
 
 
+def test_an_input_that_changes_meanwhile_is_noticed(tokens_file, tmp_path):
+    path = tmp_path / "c.jsonl"
+    path.write_bytes(tokens_file.read_bytes())
+    results = scan(path, MARK, tmp_path / "out", **OPTIONS)
+    next(results)
+    with path.open("ab") as file:
+        file.write(b'{"id": "late", "tokens": [1, 2, 3]}\n')
+    with pytest.raises(WatermarkError, match="changed while it was read"):
+        list(results)
+    assert read_manifest(tmp_path / "out")["summary"] is None
+
+
 COMMAND = [sys.executable, "-m", "wmcore", "scan"]
 
 

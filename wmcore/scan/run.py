@@ -246,6 +246,7 @@ def _scan(
         progress.share, progress.left = 1.0, 0.0
         progress.seconds = time.monotonic() - job.began
         if store is not None and job.manifest["summary"] is None:
+            _check_unchanged(job)
             job.manifest["summary"] = finish(store, job.settings)
             job.manifest["seconds"] += time.monotonic() - job.began
             job.manifest["timed"] = job.manifest.get("timed", 0) + progress.documents
@@ -256,6 +257,16 @@ def _scan(
             store.save(job.manifest)
         if on_progress is not None:
             on_progress(progress)
+
+
+def _check_unchanged(job: Job) -> None:
+    """Raise WatermarkError if an input changed while it was read."""
+    for source, before in zip(job.sources, job.manifest["inputs"], strict=True):
+        if any(before.get(name) != value for name, value in source.identity().items()):
+            raise WatermarkError(
+                f"input {source.name} changed while it was read, so that results may be of either state: "
+                "scan it anew into another folder, once it is at rest"
+            )
 
 
 def local_shards(job: Job) -> Iterator[Shard]:

@@ -51,6 +51,10 @@ class Problem:
         """Whether no alignment of k tokens with k rows can gain from a gap: then it equals the plain one."""
         return 2 * self.gamma >= k * self.largest_cost
 
+    def needs_edits(self, k: np.ndarray) -> np.ndarray:
+        """Which blocks of k tokens (int64 [N]) need an edit alignment: bool [N]; the others have an equal plain one."""
+        return np.array([self.edits and not self.gaps_useless(int(x)) for x in k], bool)
+
     def taken_off(self, k: int) -> int:
         """What the kernels leave out of the statistic of a block of k tokens (<= 0; see `cpu/edit.py`)."""
         return 0 if self.gaps_useless(k) else self.offset * k

@@ -5,9 +5,10 @@ import math
 import naive
 import numpy as np
 import pytest
+import tiny
 import torch
 from scipy import stats
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
@@ -20,13 +21,7 @@ VOCAB = 300
 PROMPTS = [[5, 6, 7], [9], [1, 2, 3, 4, 5, 6, 7, 8], [20, 21], [30, 31, 32, 33], [7, 7, 7], [250]]
 
 
-@pytest.fixture(autouse=True)
-def one_torch_thread():
-    """Tiny models gain nothing from threads, and lose much when other processes hold the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def watermark_of(scheme, vocab_size=VOCAB, key_length=64, seed=1, generator=None):
@@ -38,20 +33,9 @@ def watermark_of(scheme, vocab_size=VOCAB, key_length=64, seed=1, generator=None
 
 
 def llama(vocab_size=VOCAB, **settings):
-    """In float64, so that no difference in rounding between batch sizes reaches a token."""
-    torch.manual_seed(3)
-    config = LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        initializer_range=0.3,
-        **{"eos_token_id": None, "bos_token_id": None, **settings},
+    return tiny.llama(
+        vocab_size, **{"max_position_embeddings": 128, "pad_token_id": None, **settings}
     )
-    return LlamaForCausalLM(config).double().eval()
 
 
 def gpt2(**settings):

@@ -14,9 +14,14 @@ def llama(vocab_size, **settings):
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=512,
         initializer_range=0.3,
-        **{"eos_token_id": None, "bos_token_id": None, "pad_token_id": 0, **settings},
+        **{
+            "max_position_embeddings": 512,
+            "eos_token_id": None,
+            "bos_token_id": None,
+            "pad_token_id": 0,
+            **settings,
+        },
     )
     return LlamaForCausalLM(config).double().eval()
 

@@ -18,7 +18,7 @@ from wmcore.kernels import Backend
 from wmcore.kernels.packing import Problem, Texts
 
 STOP_AFTER = 50
-"""The default h: a text without a watermark takes about 100 resamples; p has a relative error of about 14 %."""
+"""The default h: half of the texts without a watermark stop within 100 resamples; p is off by about 14 %."""
 
 # A round of resamples is looked at as a whole: at most this many, and this many bytes for all texts.
 _ROUND = 1 << 16

@@ -43,7 +43,7 @@ def observe(
     value = np.empty(len(texts), np.int32)
     block = np.empty(len(texts), np.int64)
     tau = np.empty(len(texts), np.int64)
-    edits = _edits(problem, texts)
+    edits = problem.needs_edits(texts.k)
     jobs = [
         (
             costs,
@@ -81,7 +81,7 @@ def hits(
     out = np.zeros((len(texts), last - first), np.uint8)
     open_masks = np.full((len(texts), (last - first) // 32), 0xFFFFFFFF, np.uint32)
     scheme = (problem.n, problem.gamma, problem.vocab_size, problem.denominator)
-    edits = _edits(problem, texts)
+    edits = problem.needs_edits(texts.k)
     for with_edits in (True, False):
         members = active[edits[active] == with_edits]
         kind = (seed_key, problem.its, with_edits, *scheme)
@@ -174,12 +174,6 @@ def _decide_jobs(
     ]
 
 
-def _edits(problem: Problem, texts: Texts) -> np.ndarray:
-    """Which texts need an edit alignment (a gap cost can be so large that no gap is ever used): bool [N]."""
-    useless = np.array([problem.gaps_useless(int(k)) for k in texts.k], bool)
-    return ~useless if problem.edits else np.zeros(len(texts), bool)
-
-
 def null_values(
     problem: Problem,
     texts: Texts,
@@ -190,7 +184,7 @@ def null_values(
     threads: int,
 ) -> np.ndarray:
     out = np.empty(last - first, np.int32)
-    edits = bool(_edits(problem, texts)[a])
+    edits = bool(problem.needs_edits(texts.k)[a])
     inverse = texts.inverse[texts.offsets[a] : texts.offsets[a + 1]]
     jobs = [
         (
@@ -215,7 +209,7 @@ def null_values(
 
 
 def observe_prefixes(problem: Problem, texts: Texts, costs: np.ndarray) -> np.ndarray:
-    edits = bool(_edits(problem, texts)[0])
+    edits = bool(problem.needs_edits(texts.k)[0])
     matrix = np.empty((costs.shape[0], problem.n + 16), np.int32)
     matrix[:, : problem.n] = costs[:, : problem.n] + (problem.offset if edits else 0)
     _costs.wrap(problem.n, matrix)
@@ -233,7 +227,7 @@ def prefix_hits(
     last: int,
     threads: int,
 ) -> np.ndarray:
-    edits = bool(_edits(problem, texts)[0])
+    edits = bool(problem.needs_edits(texts.k)[0])
     pieces = slices((last - first + 1) // 2, 4 * threads)
     hits = np.zeros((len(pieces), len(value)), np.int64)
     jobs = [

@@ -80,16 +80,11 @@ def bound_range(problem: Problem, k: int) -> tuple[int, int, int] | None:
     return None
 
 
-def uses_edits(problem: Problem, k: np.ndarray) -> np.ndarray:
-    """Which block lengths need an edit alignment: bool [len(k)]."""
-    return np.array([problem.edits and not problem.gaps_useless(int(x)) for x in k], bool)
-
-
 def by_alignment(
     problem: Problem, texts: Texts, active: np.ndarray, shared_bytes: int
 ) -> list[tuple[bool, np.ndarray]]:
     """(with edits, members int64); texts whose tile fits in shared memory apart from the rest."""
-    edits = uses_edits(problem, texts.k[active])
+    edits = problem.needs_edits(texts.k[active])
     small = (texts.rows[active] + 1) * 4 * stride_of(problem.n) <= shared_bytes
     parts = [(e, active[(edits == e) & (small == s)]) for e in (True, False) for s in (True, False)]
     return [(flag, members.astype(_I64)) for flag, members in parts if len(members)]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..packing import Problem, Texts
-from .groups import alignment, by_alignment, groups_of, stride_of, uses_edits
+from .groups import alignment, by_alignment, groups_of, stride_of
 
 _I32, _I64 = np.int32, np.int64
 _NULL = np.uintp(0)
@@ -264,7 +264,7 @@ class Host:
     ) -> np.ndarray:
         device = self.device
         inverse = texts.inverse[texts.offsets[a] : texts.offsets[a + 1]]
-        edits = bool(uses_edits(problem, texts.k[a : a + 1])[0])
+        edits = bool(problem.needs_edits(texts.k[a : a + 1])[0])
         rows, k = int(texts.rows[a]), int(texts.k[a])
         seed = device.array(seed_key.astype(np.uint32))
         tokens = device.array(inverse.astype(_I32))
@@ -297,7 +297,7 @@ class Host:
     def observe_prefixes(self, problem: Problem, texts: Texts, costs: np.ndarray) -> np.ndarray:
         device = self.device
         m, rows = len(texts.inverse), costs.shape[0]
-        edits = bool(uses_edits(problem, texts.k)[0])
+        edits = bool(problem.needs_edits(texts.k)[0])
         least = device.full(m, NOTHING, _I32)
         windows = max(1, problem.n // (device.block_threads // 32))
         layout = self._layout(problem.n, rows, m, (windows, 1))
@@ -328,7 +328,7 @@ class Host:
     ) -> np.ndarray:
         device = self.device
         m, rows = len(texts.inverse), int(texts.rows[0])
-        edits = bool(uses_edits(problem, texts.k)[0])
+        edits = bool(problem.needs_edits(texts.k)[0])
         counts = device.full(m, 0, np.uint64)
         seed = device.array(seed_key.astype(np.uint32))
         tokens = device.array(texts.inverse.astype(_I32))

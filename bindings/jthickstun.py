@@ -24,7 +24,7 @@ import numpy as np
 from wmcore import published
 from wmcore.bindings._require import require
 from wmcore.errors import WatermarkError
-from wmcore.generate import _cache_of
+from wmcore.generation import cache_of
 
 require("torch", "2.6", "3", "run pip install 'wmcore[generate]'")
 
@@ -302,7 +302,7 @@ def _continue(model: Any, prompts: Tensor, m: int, draw: Callable | None) -> Ten
         for i in range(m):
             mask = torch.ones_like(texts)
             output = model(inputs, attention_mask=mask, use_cache=True, **cache)
-            cache = _cache_of(output)
+            cache = cache_of(output)
             probs = output.logits[:, -1].softmax(-1)
             drawn = torch.multinomial(probs, 1) if draw is None else draw(probs.cpu(), i)
             inputs = drawn.to(model.device)

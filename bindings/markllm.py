@@ -24,7 +24,7 @@ from wmcore.bindings import jthickstun
 from wmcore.bindings._require import require
 from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
-from wmcore.generate import generate
+from wmcore.generation import generate
 from wmcore.watermark import Watermark
 
 require("torch", "2.6", "3", "run pip install 'wmcore[generate]'")

@@ -1,6 +1,5 @@
 """The command: results, exit codes, and one clear line for every mistake."""
 
-import importlib
 import io
 import json
 import os
@@ -334,9 +333,7 @@ def writer(monkeypatch, letters):
     model = SimpleNamespace(logits=V)
     model.config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=model.logits))
     monkeypatch.setattr("wmcore.models.load_model", lambda _: (model, letters))
-    # wmcore.generate, asked of the package, is the function
-    module = importlib.import_module("wmcore.generate")
-    monkeypatch.setattr(module, "generate_iter", generate_iter)
+    monkeypatch.setattr("wmcore.generation.generate_iter", generate_iter)
     return model
 
 
@@ -417,7 +414,7 @@ INTERRUPTED = """
 
     model = S(config=S(get_text_config=lambda: S(vocab_size=128)))
     for name, content in [
-        ("wmcore.generate", {"generate_iter": generate_iter}),
+        ("wmcore.generation", {"generate_iter": generate_iter}),
         ("wmcore.models", {"load_model": lambda name: (model, None)}),
     ]:
         sys.modules[name] = types.ModuleType(name)

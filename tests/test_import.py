@@ -38,12 +38,11 @@ def test_unknown_name_says_so():
     assert run(code).strip() == "module 'wmcore' has no attribute 'nonsense'"
 
 
-def test_function_is_not_hidden_by_the_module_of_the_same_name():
-    code = (
-        "from wmcore.generate import Generation; import wmcore.generate;"
-        "from wmcore import generate; print(callable(generate))"
-    )
-    assert run(code).strip() == "True"
+def test_no_module_has_the_name_of_a_public_function():
+    code = "import pkgutil, wmcore; print([m.name for m in pkgutil.iter_modules(wmcore.__path__)])"
+    code += "; print(sorted(wmcore.__all__))"
+    modules, names = (set(eval(line)) for line in run(code).strip().splitlines())
+    assert not modules & names
 
 
 def test_kernels_do_not_load_torch():

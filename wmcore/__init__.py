@@ -7,9 +7,7 @@ key sequence, and `Detector` aligns a text to that sequence and gives an exact p
 Names load when first used, so ``import wmcore`` costs next to nothing.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from wmcore._version import __version__
@@ -17,20 +15,20 @@ from wmcore._version import __version__
 if TYPE_CHECKING:
     from wmcore.detect import Detection, Detector
     from wmcore.errors import WatermarkError
-    from wmcore.generate import Generation, generate
+    from wmcore.generation import Generation, generate
     from wmcore.key import Key, PublishedKey
     from wmcore.watermark import SCHEMES, Watermark
 
 _HOME = {
     "Detection": "wmcore.detect",
     "Detector": "wmcore.detect",
-    "Generation": "wmcore.generate",
+    "Generation": "wmcore.generation",
     "Key": "wmcore.key",
     "PublishedKey": "wmcore.key",
     "SCHEMES": "wmcore.watermark",
     "Watermark": "wmcore.watermark",
     "WatermarkError": "wmcore.errors",
-    "generate": "wmcore.generate",
+    "generate": "wmcore.generation",
 }
 
 __all__ = [
@@ -57,15 +55,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _Package(ModuleType):
-    """Keeps ``wmcore.generate`` the function when the module of that name is imported first."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name in _HOME and isinstance(value, ModuleType):
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

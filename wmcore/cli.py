@@ -156,7 +156,7 @@ def generate(
     if not texts:
         raise WatermarkError(f"--prompts {prompts}: no line with a field 'prompt'; give some")
 
-    from wmcore.generate import generate_iter
+    from wmcore.generation import generate_iter
     from wmcore.models import load_model
 
     loaded, tokenizer = load_model(model)

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from wmcore import report
 from wmcore.attacks import damage
 from wmcore.detect import Detection, Detector
-from wmcore.generate import Generation, generate
+from wmcore.generation import Generation, generate
 from wmcore.models import load_model
 from wmcore.watermark import Watermark
 

@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
-from wmcore.generate import _cache_of, _Loop, generate, generate_iter
+from wmcore.generation import cache_of, _Loop, generate, generate_iter
 from wmcore.kernels.constants import DOMAIN_EXP
 from wmcore.key import Key
 from wmcore.watermark import Watermark
@@ -236,10 +236,10 @@ def test_the_detector_finds_what_was_generated(scheme, generator):
 
 
 def test_both_names_of_the_cache_and_wrapped_models():
-    assert _cache_of({"logits": 0, "cache": 1}) == {"cache": 1}
-    assert _cache_of({"logits": 0, "past_key_values": 1}) == {"past_key_values": 1}
+    assert cache_of({"logits": 0, "cache": 1}) == {"cache": 1}
+    assert cache_of({"logits": 0, "past_key_values": 1}) == {"past_key_values": 1}
     with pytest.raises(WatermarkError, match="no KV cache"):
-        _cache_of({"logits": 0, "cache": None})
+        cache_of({"logits": 0, "cache": None})
     wrapped = llama()
     inner = wrapped.forward
     wrapped.forward = lambda *args, **kwargs: inner(*args, **kwargs)

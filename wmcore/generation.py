@@ -226,7 +226,7 @@ class _Loop:
                     **{name: value for name, value in extra.items() if name in optional},
                     **cache,
                 )
-                cache = _cache_of(output)
+                cache = cache_of(output)
                 logits = output.logits[:, -1]
                 if len(active) < len(prompts):
                     logits = logits[chosen.to(logits.device)]
@@ -271,7 +271,7 @@ def _optional_inputs(model: Any) -> set[str]:
     return wanted & names if "input_ids" in names else wanted
 
 
-def _cache_of(output: Any) -> dict[str, Any]:
+def cache_of(output: Any) -> dict[str, Any]:
     """The KV cache under the name that the next call takes: `cache` since transformers 5.2x."""
     for name in ("cache", "past_key_values"):
         if name in output and output[name] is not None:

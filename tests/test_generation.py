@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
-from wmcore.generation import cache_of, _Loop, generate, generate_iter
+from wmcore.generation import _Loop, cache_of, generate, generate_iter
 from wmcore.kernels.constants import DOMAIN_EXP
 from wmcore.key import Key
 from wmcore.watermark import Watermark

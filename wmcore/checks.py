@@ -1,0 +1,93 @@
+"""Checks of what a caller gives: whole numbers, numbers, threads, token ids, optional packages.
+
+Each returns the value as a plain Python (or NumPy) one, or raises with the parameter, the value, the limit and the
+remedy. Plain, because a NumPy integer of few bits would wrap in later arithmetic.
+"""
+
+import math
+import re
+from importlib.metadata import PackageNotFoundError, version
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from wmcore.errors import WatermarkError
+
+
+def whole_number(name: str, value: object, least: int = 0, most: int | None = None) -> int:
+    """value as an int; WatermarkError unless it is a whole number (not a bool) from least to most."""
+    limit = f"of at least {least}" if most is None else f"from {least} to {most}"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
+        raise WatermarkError(f"{name} is {value!r}, but must be a whole number {limit}")
+    number = int(value)
+    if number < least or (most is not None and number > most):
+        raise WatermarkError(f"{name} is {number}, but must be a whole number {limit}")
+    return number
+
+
+def real_number(name: str, value: object, least: float, most: float = math.inf) -> float:
+    """value as a float; WatermarkError unless it is a finite number (not a bool) from least to most."""
+    limit = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+        raise WatermarkError(f"{name} is {value!r}, but must be a number {limit}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not (math.isfinite(number) and least <= number <= most):
+        raise WatermarkError(f"{name} is {value}, but must be a number {limit}")
+    return number
+
+
+def thread_count(threads: int | None) -> int:
+    """threads, checked, or (None) the cores that this process may use."""
+    from wmcore.kernels.cpu.threads import available
+
+    return available() if threads is None else whole_number("threads", threads, 1)
+
+
+def token_ids(text: Any) -> np.ndarray:
+    """Token ids as a one-dimensional integer array (any integer dtype); TypeError or ValueError otherwise."""
+    if hasattr(text, "detach"):  # torch, on any device
+        text = text.detach().cpu().numpy()
+    elif hasattr(text, "__cuda_array_interface__"):  # CuPy
+        text = text.get()
+    array = np.asarray(text)
+    if array.ndim != 1:
+        raise ValueError(f"it has {array.ndim} dimensions, but one is needed")
+    if array.size == 0:
+        return np.empty(0, np.int64)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"its items are of type {array.dtype}, but integers are needed")
+    if array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max:
+        raise ValueError("an item exceeds 64 bits")
+    return array
+
+
+def require(package: str, remedy: str, least: str = "0", below: str | None = None) -> str:
+    """The installed version of a package; WatermarkError if it is missing or outside [least, below).
+
+    Parameters
+    ----------
+    package : str
+        Its name on PyPI.
+    remedy : str
+        What to do, as in "run pip install 'wmcore[scan]'".
+    least, below : str
+        Versions as numbers and dots.
+    """
+    try:
+        found = version(package)
+    except PackageNotFoundError:
+        raise WatermarkError(f"package {package} is not installed: {remedy}") from None
+    if _numbers(found) < _numbers(least) or (below and _numbers(found) >= _numbers(below)):
+        limit = f"at least {least}" + (f" and below {below}" if below else "")
+        raise WatermarkError(
+            f"package {package} is version {found}, but {limit} is needed: {remedy}"
+        )
+    return found
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text.split("+")[0])[:3])

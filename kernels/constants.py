@@ -34,4 +34,6 @@ ITS_SCALE = 1 << 16
 EXP_COST_MIN = -93_691
 """The least exp token cost: round(4096 * log(2**-33)), for the word 2**32 - 1."""
 MAX_BLOCK = 8192
-"""The longest block that is aligned at once: k * range stays below 2**31 (see `packing.Problem`)."""
+"""The longest block that is aligned at once: k * range stays below 2**31 (see `problem.Problem`)."""
+NOTHING = 2**31 - 1
+"""A statistic that no alignment reaches: "not found", or as a threshold "whatever it is"."""

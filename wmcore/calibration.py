@@ -9,19 +9,22 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wmcore.checks import thread_count, token_ids, whole_number
+from wmcore.engine import Engine
 from wmcore.errors import WatermarkError
-from wmcore.kernels import resolve
-from wmcore.kernels.packing import Problem, block_error, pack
+from wmcore.kernels.problem import COSTS, Problem, Resamples
 from wmcore.significance import seed_key
+from wmcore.statistic import Statistic
 from wmcore.watermark import Watermark
 
 _EXCERPTS = 50
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -30,15 +33,16 @@ class Calibration:
 
     Attributes
     ----------
-    scheme : dict
-        What the null depends on: its, edits, n, gamma (cost units), vocab_size and denominator (its), block_length.
+    test : dict
+        What the null depends on: cost and alignment (names), n, gamma (cost units), block_length, and for costs made
+        from ranks vocab_size and denominator.
     lengths : int64 [L]
         Calibrated text lengths, ascending.
     statistics : float64 [L, R]
         Null statistics (nats for exp), sorted along R.
     """
 
-    scheme: dict[str, Any]
+    test: dict[str, Any]
     lengths: np.ndarray
     statistics: np.ndarray
 
@@ -78,11 +82,10 @@ class Calibration:
         -----
         Time: about one exact statistic (0.2 ms at n = 256, 200 tokens) for each of L * R.
         """
-        from wmcore.detect import check_count, default_threads
-
-        check_count("resamples", resamples, 1)
-        problem = watermark.problem
-        engine = resolve(backend)
+        resamples = whole_number("resamples", resamples, 1)
+        statistic = watermark.statistic
+        problem = watermark.problem(statistic)
+        engine = Engine(backend, problem, statistic.block_length, thread_count(threads))
         key = seed_key(seed)
         rng = np.random.default_rng(key)
         sizes = np.unique(np.asarray(lengths, np.int64))
@@ -93,23 +96,19 @@ class Calibration:
         corpus = None if tokens is None else _corpus(tokens)
         statistics = np.empty((sizes.size, resamples))
         for row, length in enumerate(sizes.tolist()):
-            k = watermark.block_length or length
-            problem_text = block_error(problem, length, k)
-            if problem_text is not None:
-                raise WatermarkError(f"lengths holds {length}: {problem_text}")
+            error = engine.error(length)
+            if error is not None:
+                raise WatermarkError(f"lengths holds {length}: {error}")
             excerpts = _excerpts(corpus, length, problem.vocab_size, rng)
-            packed = pack(excerpts, watermark.block_length)
+            texts = engine.pack(excerpts)
             edges = [2 * (resamples * e // len(excerpts) // 2) for e in range(len(excerpts))]
             edges.append(resamples)
-            for a in range(len(excerpts)):
-                first, last = edges[a], edges[a + 1]
-                if first < last:
-                    values = engine.null_values(
-                        problem, packed, a, key, first, last, default_threads(threads)
-                    )
-                    statistics[row, first:last] = (values - problem.taken_off(k)) / problem.scale
+            for a, (first, stop) in enumerate(pairwise(edges)):
+                if first < stop:
+                    null = engine.null(texts, a, Resamples(key, first, stop))
+                    statistics[row, first:stop] = null
         statistics.sort(axis=1)
-        return cls(_scheme(watermark), sizes, statistics)
+        return cls(_test(statistic, problem), sizes, statistics)
 
     @property
     def resamples(self) -> int:
@@ -136,24 +135,24 @@ class Calibration:
         # 1e-7 is far below a cost unit: what is equal in units stays equal after the division.
         return int(np.searchsorted(null, statistic + 1e-7, side="right"))
 
-    def check(self, watermark: Watermark) -> None:
-        """Raise WatermarkError unless this null is that of the watermark's scheme and sizes."""
-        theirs = _scheme(watermark)
-        if theirs == self.scheme:
+    def check(self, statistic: Statistic, problem: Problem) -> None:
+        """Raise WatermarkError unless this null is that of a statistic and its sizes."""
+        theirs = _test(statistic, problem)
+        if theirs == self.test:
             return
         differ = [
-            f"{name} {self.scheme.get(name)} (the watermark: {value})"
+            f"{name} {self.test.get(name)} (the watermark: {value})"
             for name, value in theirs.items()
-            if self.scheme.get(name) != value
+            if self.test.get(name) != value
         ]
         raise WatermarkError(
-            f"the calibration was made for {', '.join(differ) or 'another scheme'}: "
+            f"the calibration was made for {', '.join(differ) or 'another test'}: "
             "use a calibration fitted for this watermark"
         )
 
     def save(self, path: str | os.PathLike) -> None:
         """Write an .npz file (arrays and a JSON string; no pickle, no secret)."""
-        header = json.dumps({"version": _VERSION, "scheme": self.scheme})
+        header = json.dumps({"version": _VERSION, "test": self.test})
         with open(path, "wb") as file:
             np.savez_compressed(
                 file, header=np.array(header), lengths=self.lengths, statistics=self.statistics
@@ -167,6 +166,8 @@ class Calibration:
             with np.load(path, allow_pickle=False) as arrays:
                 header = json.loads(str(arrays["header"]))
                 lengths, statistics = arrays["lengths"], arrays["statistics"]
+            if header["version"] == 1:
+                header = {"version": _VERSION, "test": _upgraded(header["scheme"])}
             if header["version"] != _VERSION:
                 raise WatermarkError(
                     f"calibration file {path} has version {header['version']}, but this wmcore reads "
@@ -175,7 +176,7 @@ class Calibration:
             in_order = (np.diff(lengths) > 0).all() and (np.diff(statistics, axis=1) >= 0).all()
             if lengths.shape != statistics.shape[:1] or not statistics.size or not in_order:
                 raise ValueError
-            return cls(dict(header["scheme"]), lengths, statistics)
+            return cls(dict(header["test"]), lengths, statistics)
         except WatermarkError:
             raise
         except OSError as error:
@@ -187,28 +188,33 @@ class Calibration:
         )
 
 
-def _scheme(watermark: Watermark) -> dict[str, Any]:
-    problem: Problem = watermark.problem
+def _test(statistic: Statistic, problem: Problem) -> dict[str, Any]:
+    ranked = COSTS[problem.cost].ranked  # ranks matter to these costs alone
     return {
-        "its": problem.its,
-        "edits": problem.edits,
+        "cost": statistic.scheme.cost.name,
+        "alignment": statistic.scheme.alignment.name,
         "n": problem.n,
         "gamma": problem.gamma,
-        # Ranks matter to its alone.
-        "vocab_size": problem.vocab_size if problem.its else None,
-        "denominator": problem.denominator if problem.its else None,
-        "block_length": watermark.block_length,
+        "vocab_size": problem.vocab_size if ranked else None,
+        "denominator": problem.denominator if ranked else None,
+        "block_length": statistic.block_length,
     }
+
+
+def _upgraded(scheme: dict[str, Any]) -> dict[str, Any]:
+    """The test of a calibration file of version 1."""
+    rest = dict(scheme)
+    cost = ("exp", "its")[bool(rest.pop("its"))]
+    alignment = ("plain", "edit")[bool(rest.pop("edits"))]
+    return {"cost": cost, "alignment": alignment, **rest}
 
 
 def _corpus(tokens: Sequence[Any]) -> list[np.ndarray]:
     """Token ids of each text; WatermarkError for the first that is none."""
-    from wmcore.detect import as_token_ids
-
     arrays = []
     for place, text in enumerate(tokens):
         try:
-            arrays.append(as_token_ids(text).astype(np.int64))
+            arrays.append(token_ids(text).astype(np.int64))
         except Exception as error:
             raise WatermarkError(
                 f"tokens: text {place} is no sequence of token ids: {error}"

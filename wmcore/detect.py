@@ -1,45 +1,22 @@
-"""`Detector`: texts in, `Detection` records out. It packs texts and calls kernels; a bad text costs nothing else."""
+"""`Detector`: texts in, `Detection` records out. A bad text costs nothing else."""
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wmcore.checks import thread_count, token_ids
+from wmcore.engine import Alignment, Engine
 from wmcore.errors import WatermarkError
-from wmcore.kernels import resolve
-from wmcore.kernels.packing import Texts, block_error, distinct_tokens, pack
-from wmcore.key import CostSource
-from wmcore.significance import STOP_AFTER, permutation_test
+from wmcore.plan import STOP_AFTER, Columns, Plan, Subject, look_up, run
 from wmcore.watermark import Watermark
 
 if TYPE_CHECKING:
     from wmcore.calibration import Calibration
 
-
-@dataclass(frozen=True)
-class Alignment:
-    """How the best block met the key.
-
-    positions : int64 [k], positions in the text; rows : int64 [k], the key row of each, or -1 for a gap;
-    costs : float64 [k], the token cost (nats for exp; NaN for a gap). Lower is a better fit: an exp cost averages
-    -1 by chance, an its cost 1/3.
-    """
-
-    positions: np.ndarray
-    rows: np.ndarray
-    costs: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Fits:
-    """Packed texts and where the key fits each best: value int32, block int64, tau int64 [N]."""
-
-    texts: Texts
-    value: np.ndarray
-    block: np.ndarray
-    tau: np.ndarray
+__all__ = ["Alignment", "Detection", "Detector"]
 
 
 @dataclass(frozen=True)
@@ -65,8 +42,10 @@ class Detection:
     backend : str
         Which backend ran.
     method : str or None
-        Where p comes from. "permutation": (1 + hits) / (resamples + 1), exact. "sequential": hits / resamples,
-        stopped early, exact. "calibrated": from stored statistics of other texts, approximate.
+        Where p comes from. "bound": a proven bound from the statistic alone, no resamples. "permutation":
+        (1 + hits) / (resamples + 1), exact. "sequential": hits / resamples, stopped early, exact. (With a plan that
+        may use the bound, its `epsilon` is added to these two.) "first": as "sequential", in a short first pass.
+        "calibrated": from stored statistics of other texts, approximate.
     p_error : float or None
         Standard error of a calibrated p from the size of its sample (the rest of its error is not in it).
     error : str or None
@@ -107,12 +86,28 @@ class Detection:
         return fields
 
 
+@dataclass(frozen=True)
+class Readable:
+    """What can be tested of a batch.
+
+    arrays : token ids, int64, of each good text; places : its place in the batch; failed : {place: (length or None,
+    what is wrong)} of the others.
+    """
+
+    arrays: list[np.ndarray]
+    places: list[int]
+    failed: dict[int, tuple[int | None, str]]
+
+
 class Detector:
     """Finds one watermark in texts.
 
     Parameters
     ----------
     watermark : Watermark
+    scheme, gap, block_length : optional
+        How to test, where not as the watermark says: see `Watermark.tested_as`. A scheme of the same sampler; a gap
+        cost; the tokens aligned at a time (0 for the whole text).
     backend : {"auto", "cpu", "cuda"}
         "auto" takes "cuda" where CuPy and a device work, else "cpu"; `Detection.backend` says which ran.
     threads : int, optional
@@ -123,14 +118,17 @@ class Detector:
     Raises
     ------
     WatermarkError
-        For a backend that is unknown or cannot run here (with the reason), a bad number of threads, or a tokenizer
-        with more tokens than the watermark.
+        For a scheme of another sampler, a backend that is unknown or cannot run here (with the reason), or a bad
+        number.
     """
 
     def __init__(
         self,
         watermark: Watermark,
         *,
+        scheme: str | None = None,
+        gap: float | None = None,
+        block_length: int | None = None,
         backend: str = "auto",
         threads: int | None = None,
         tokenizer: Any = None,
@@ -140,29 +138,37 @@ class Detector:
                 f"watermark is a {type(watermark).__name__}, but must be a Watermark: "
                 "use Watermark.load(path)"
             )
-        try:
-            self.engine = resolve(backend)
-        except ValueError as error:
-            raise WatermarkError(str(error)) from None
         self.watermark = watermark
-        self.threads = default_threads(threads)
+        self.statistic = watermark.tested_as(scheme, gap, block_length)
+        problem = watermark.problem(self.statistic)
+        self.engine = Engine(backend, problem, self.statistic.block_length, thread_count(threads))
         self.tokenizer = _tokenizer(tokenizer, watermark)
-        self.costs = CostSource(watermark.key, watermark.problem)
+        self.costs = watermark.key.costs(problem)
+
+    @property
+    def backend(self) -> str:
+        """The backend that runs."""
+        return self.engine.backend.name
+
+    @property
+    def threads(self) -> int:
+        """CPU threads."""
+        return self.engine.threads
+
+    @property
+    def subject(self) -> Subject:
+        """What texts are tested for, as `plan.run` takes it."""
+        return Subject(self.statistic, self.engine, self.costs, self.watermark.key.fair)
 
     def __repr__(self) -> str:
-        return f"Detector({self.watermark!r}, backend={self.engine.NAME!r}, threads={self.threads})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "engine": self.engine.NAME}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, engine=resolve(state["engine"]))
+        return f"Detector({self.watermark!r}, scheme={self.statistic.scheme.name!r}, backend={self.backend!r})"
 
     def detect(
         self,
         texts: Sequence[Any],
         *,
-        resamples: int = 999,
+        plan: Plan | None = None,
+        resamples: int | None = None,
         stop_after: int | None = STOP_AFTER,
         seed: int | None = None,
         calibration: "Calibration | None" = None,
@@ -174,12 +180,15 @@ class Detector:
         ----------
         texts : sequence
             Each a sequence of token ids (list, NumPy or torch, integers below vocab_size), or a string.
-        resamples : int
-            T. The least possible p is 1 / (T + 1).
+        plan : Plan, optional
+            How p is found. Default: a proven bound from the statistic alone, which needs no resamples, for strongly
+            watermarked texts; 1,999 resamples, stopped early, for the rest (`wmcore.plan` says why p is valid).
+        resamples : int, optional
+            T: instead of a plan, the plain permutation test. The least possible p is 1 / (T + 1).
         stop_after : int or None
-            Stop a text after this many resamples that fit it as well as the key (Besag and Clifford 1991), which
-            leaves p valid and makes texts without a watermark cheap. None uses all resamples:
-            p = (1 + hits) / (T + 1).
+            Of the plain permutation test: stop a text after this many resamples that fit it as well as the key
+            (Besag and Clifford 1991), which leaves p valid and makes texts without a watermark cheap. None uses all
+            resamples: p = (1 + hits) / (T + 1).
         seed : int, optional
             Seed of the resampled keys (default: a fresh one). The same seed gives the same p-values.
         calibration : Calibration, optional
@@ -192,142 +201,80 @@ class Detector:
         list of Detection
             One for each text, in order. A text that cannot be tested has `error` set.
 
+        Raises
+        ------
+        WatermarkError
+            For a number out of range, a calibration of another scheme, or both plan and resamples.
+        TypeError
+            For one text in place of a list of texts.
+
         Notes
         -----
         Time: about 2 n * m additions a resample without edits; with edits, m * (n + m) cells of three operations for
         those that a bound decides, and some thirty times that for each of the others.
         Memory does not depend on the number of resamples.
         """
-        check_count("resamples", resamples, 1)
-        if stop_after is not None:
-            check_count("stop_after", stop_after, 1)
+        chosen = _plan(plan, resamples, stop_after)
         if calibration is not None:
-            calibration.check(self.watermark)
-        arrays, places, failed = self.read(texts)
+            calibration.check(self.statistic, self.engine.problem)
+        batch = self.read(texts)
         if calibration is not None:
-            arrays, places = _calibrated_only(calibration, arrays, places, failed)
-        results: list[Detection | None] = [None] * (len(places) + len(failed))
-        for place, (length, error) in failed.items():
-            results[place] = Detection.failed(error, self.engine.NAME, length)
-        if arrays:
-            fits = self._fits(arrays)
+            batch = _calibrated_only(calibration, batch)
+        results: list[Detection | None] = [None] * (len(batch.places) + len(batch.failed))
+        for place, (length, error) in batch.failed.items():
+            results[place] = Detection.failed(error, self.backend, length)
+        if batch.arrays:
             if calibration is None:
-                found = self._permutation(fits, resamples, stop_after, seed)
+                columns = run(chosen, self.subject, batch.arrays, seed=seed)
             else:
-                found = self._look_up(fits, calibration)
-            for place, array, detection in zip(places, arrays, found, strict=True):
-                if alignment:
-                    detection = replace(detection, alignment=self._alignment(array, detection))
-                results[place] = detection
+                columns = look_up(self.subject, batch.arrays, calibration)
+            for i, (place, array) in enumerate(zip(batch.places, batch.arrays, strict=True)):
+                results[place] = self._detection(columns, i, array if alignment else None)
         return [result for result in results if result is not None]
 
-    def read(
-        self, texts: Sequence[Any]
-    ) -> tuple[list[np.ndarray], list[int], dict[int, tuple[int | None, str]]]:
-        """What can be tested of a batch: (token ids of each good text, their places, {place: (length, error)})."""
+    def read(self, texts: Sequence[Any]) -> Readable:
+        """Token ids of the texts that can be tested, and what is wrong with the others."""
         if isinstance(texts, (str, bytes)):
             raise TypeError("texts is one string: give a list of texts, as in detect([text])")
+        if getattr(texts, "ndim", 2) == 1:
+            raise TypeError("texts is a one-dimensional array: give a list of texts, as in detect([ids])")
         texts = list(texts)
         if texts and all(isinstance(text, (int, np.integer)) for text in texts):
             raise TypeError(
                 "texts is one text of token ids: give a list of texts, as in detect([ids])"
             )
-        arrays: list[np.ndarray] = []
-        places: list[int] = []
-        failed: dict[int, tuple[int | None, str]] = {}
+        batch = Readable([], [], {})
         for place, text in enumerate(texts):
             array, length, error = self._tokens(text)
             if array is not None:
-                k = self.watermark.block_length or len(array)
-                error = block_error(self.watermark.problem, len(array), k)
+                error = self.engine.error(len(array))
             if array is None or error is not None:
-                failed[place] = length, str(error)
+                batch.failed[place] = length, str(error)
             else:
-                arrays.append(array)
-                places.append(place)
-        return arrays, places, failed
+                batch.arrays.append(array)
+                batch.places.append(place)
+        return batch
 
-    def _fits(self, arrays: list[np.ndarray]) -> "_Fits":
-        packed = pack(arrays, self.watermark.block_length)
-        costs, source = self.costs.costs(packed.distinct, self.engine, self.threads)
-        best = np.full(len(packed), 2**31 - 1, np.int32)
-        found = self.engine.observe(
-            self.watermark.problem, packed, costs, source, best, self.threads
+    def _detection(self, columns: Columns, i: int, array: np.ndarray | None) -> Detection:
+        """Row i of the columns; with the alignment of `array`, if that is given."""
+        block, shift = int(columns.block[i]), int(columns.shift[i])
+        path = None
+        if array is not None:
+            path = self.engine.alignment(array, self.costs, block, shift)
+        error = float(columns.p_error[i])
+        return Detection(
+            p_value=float(columns.p_value[i]),
+            statistic=float(columns.statistic[i]),
+            shift=shift,
+            block=block,
+            length=int(columns.length[i]),
+            resamples=int(columns.resamples[i]),
+            hits=int(columns.hits[i]),
+            backend=self.backend,
+            method=str(columns.method[i]),
+            p_error=None if np.isnan(error) else error,
+            alignment=path,
         )
-        return _Fits(packed, *found)
-
-    def _permutation(
-        self, fits: "_Fits", resamples: int, stop_after: int | None, seed: int | None
-    ) -> list[Detection]:
-        test = permutation_test(
-            self.engine,
-            self.watermark.problem,
-            fits.texts,
-            fits.value,
-            resamples=resamples,
-            stop_after=stop_after,
-            seed=seed,
-            threads=self.threads,
-        )
-        return [
-            Detection(
-                p_value=float(test.p_value[a]),
-                **self._fit(fits, a),
-                resamples=int(test.resamples[a]),
-                hits=int(test.hits[a]),
-                method="sequential" if test.hits[a] == stop_after else "permutation",
-            )
-            for a in range(len(fits.value))
-        ]
-
-    def _look_up(self, fits: "_Fits", calibration: "Calibration") -> list[Detection]:
-        detections = []
-        for a in range(len(fits.value)):
-            fit = self._fit(fits, a)
-            hits = calibration.hits(fit["statistic"], fit["length"])
-            p = (1 + hits) / (calibration.resamples + 1)
-            detections.append(
-                Detection(
-                    p_value=p,
-                    **fit,
-                    resamples=calibration.resamples,
-                    hits=hits,
-                    method="calibrated",
-                    p_error=float(np.sqrt(p * (1 - p) / (calibration.resamples + 1))),
-                )
-            )
-        return detections
-
-    def _fit(self, fits: "_Fits", a: int) -> dict[str, Any]:
-        """The fields of a `Detection` that do not depend on the null."""
-        problem = self.watermark.problem
-        taken_off = problem.taken_off(int(fits.texts.k[a]))
-        return {
-            "statistic": (int(fits.value[a]) - taken_off) / problem.scale,
-            "shift": int(fits.tau[a]),
-            "block": int(fits.block[a]),
-            "length": int(fits.texts.offsets[a + 1] - fits.texts.offsets[a]),
-            "backend": self.engine.NAME,
-        }
-
-    def _alignment(self, tokens: np.ndarray, detection: Detection) -> Alignment:
-        problem = self.watermark.problem
-        k = self.watermark.block_length or len(tokens)
-        assert detection.block is not None
-        assert detection.shift is not None
-        positions = np.arange(detection.block, detection.block + k)
-        distinct, inverse = distinct_tokens(tokens[positions])
-        costs, source = self.costs.costs(distinct, self.engine, self.threads)
-        matrix = np.ascontiguousarray(costs[source][:, : problem.n])
-        rows = np.empty(k, np.int64)
-        if problem.edits and not problem.gaps_useless(k):
-            from wmcore.kernels.cpu.path import edit_path
-
-            edit_path(matrix, inverse, 0, k, problem.n, detection.shift, problem.gamma, rows)
-        else:
-            rows[:] = (detection.shift + np.arange(k)) % problem.n
-        cost = np.where(rows >= 0, matrix[inverse, rows] / problem.scale, np.nan)
-        return Alignment(positions, rows, cost)
 
     def _tokens(self, text: Any) -> tuple[np.ndarray | None, int | None, str | None]:
         """(token ids int64 [m], m, None), or (None, m or None, what is wrong)."""
@@ -336,12 +283,13 @@ class Detector:
                 return None, None, "the text is a string: give the Detector a tokenizer"
             try:
                 coded = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-                array = np.asarray(coded, np.int64)
+                array = np.array(coded, np.int64)
             except Exception as error:  # a tokenizer's own, such as for half of a surrogate pair
                 return None, None, f"the tokenizer cannot read the text: {error}"
         else:
             try:
-                array = as_token_ids(text)
+                # A copy first, then the checks: what another thread may change is not looked at twice.
+                array = token_ids(text).astype(np.int64)
             except Exception as error:  # a foreign array's own, too
                 return None, None, f"the text is not a sequence of token ids: {error}"
         outside = np.flatnonzero((array < 0) | (array >= self.watermark.vocab_size))
@@ -353,29 +301,22 @@ class Detector:
                 f"token {array[at]} at position {at} is outside the vocabulary of "
                 f"{self.watermark.vocab_size} tokens: is this the watermark's tokenizer?",
             )
-        return array.astype(np.int64), len(array), None
+        return array, len(array), None
 
 
-def as_token_ids(text: Any) -> np.ndarray:
-    """Token ids as a one-dimensional integer array (any integer dtype); TypeError or ValueError otherwise."""
-    if hasattr(text, "detach"):  # torch, on any device
-        text = text.detach().cpu().numpy()
-    elif hasattr(text, "__cuda_array_interface__"):  # CuPy
-        text = text.get()
-    array = np.asarray(text)
-    if array.ndim != 1:
-        raise ValueError(f"it has {array.ndim} dimensions, but one is needed")
-    if array.size == 0:
-        return np.empty(0, np.int64)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"its items are of type {array.dtype}, but integers are needed")
-    if (
-        array.dtype.kind == "u"
-        and array.dtype.itemsize == 8
-        and array.max() > np.iinfo(np.int64).max
-    ):
-        raise ValueError("an item exceeds 64 bits")
-    return array
+def _plan(plan: Plan | None, resamples: int | None, stop_after: int | None) -> Plan:
+    """The plan that the arguments of `detect` ask for."""
+    if plan is not None:
+        if resamples is not None:
+            raise WatermarkError(
+                f"resamples is {resamples!r}, but plan is given, too: leave one of them out"
+            )
+        if not isinstance(plan, Plan):
+            raise TypeError(f"plan is a {type(plan).__name__}, but must be a Plan: use Plan(...)")
+        return plan
+    if resamples is not None:
+        return Plan(resamples, stop_after, bound=False)
+    return Plan(stop_after=stop_after)
 
 
 def _tokenizer(tokenizer: Any, watermark: Watermark) -> Any:
@@ -400,34 +341,14 @@ def _tokenizer(tokenizer: Any, watermark: Watermark) -> Any:
     return tokenizer
 
 
-def _calibrated_only(
-    calibration: "Calibration",
-    arrays: list[np.ndarray],
-    places: list[int],
-    failed: dict[int, tuple[int | None, str]],
-) -> tuple[list[np.ndarray], list[int]]:
-    """The texts whose length is calibrated; the others are added to failed."""
-    keep = []
-    for i, array in enumerate(arrays):
+def _calibrated_only(calibration: "Calibration", batch: Readable) -> Readable:
+    """The texts whose length is calibrated; the others fail."""
+    kept = Readable([], [], dict(batch.failed))
+    for place, array in zip(batch.places, batch.arrays, strict=True):
         error = calibration.length_error(len(array))
-        if error is None:
-            keep.append(i)
+        if error is not None:
+            kept.failed[place] = len(array), error
         else:
-            failed[places[i]] = len(array), error
-    return [arrays[i] for i in keep], [places[i] for i in keep]
-
-
-def check_count(name: str, value: object, least: int) -> None:
-    """Raise WatermarkError unless value is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise WatermarkError(f"{name} is {value!r}, but must be a whole number of at least {least}")
-
-
-def default_threads(threads: int | None) -> int:
-    """threads, checked, or the cores that this process may use."""
-    from wmcore.kernels.cpu.threads import available
-
-    if threads is None:
-        return available()
-    check_count("threads", threads, 1)
-    return threads
+            kept.arrays.append(array)
+            kept.places.append(place)
+    return kept

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from wmcore.detect import Detector, check_count
+from wmcore.checks import whole_number
+from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
-from wmcore.kernels.packing import pack
-from wmcore.significance import STOP_AFTER, permutation_test
+from wmcore.kernels.constants import NOTHING
+from wmcore.plan import STOP_AFTER
+from wmcore.significance import permutation_test
 from wmcore.watermark import Watermark
 
 
@@ -75,27 +77,27 @@ def identify(
     WatermarkError
         For no watermarks, or watermarks of different schemes or sizes.
     """
-    check_count("resamples", resamples, 1)
+    resamples = whole_number("resamples", resamples, 1)
     if stop_after is not None:
-        check_count("stop_after", stop_after, 1)
+        stop_after = whole_number("stop_after", stop_after, 1)
     watermarks = list(watermarks)
     if not watermarks:
         raise WatermarkError("watermarks is empty: give at least one")
     first = watermarks[0]
     for i, other in enumerate(watermarks):
-        if (other.problem, other.block_length) != (first.problem, first.block_length):
+        if (other.problem(), other.block_length) != (first.problem(), first.block_length):
             raise WatermarkError(
                 f"watermark {i} ({other!r}) differs from watermark 0 ({first!r}) in more than the key: "
                 "identify watermarks of one scheme at a time"
             )
     detector = Detector(first, backend=backend, threads=threads, tokenizer=tokenizer)
-    arrays, places, failed = detector.read(texts)
-    results: list[Identification | None] = [None] * (len(places) + len(failed))
-    for place, (length, error) in failed.items():
+    batch = detector.read(texts)
+    results: list[Identification | None] = [None] * (len(batch.places) + len(batch.failed))
+    for place, (length, error) in batch.failed.items():
         results[place] = Identification(None, None, None, None, None, length, 0, error)
-    if arrays:
-        found = _identify(detector, watermarks, arrays, resamples, stop_after, seed)
-        for place, identification in zip(places, found, strict=True):
+    if batch.arrays:
+        found = _identify(detector, watermarks, batch.arrays, resamples, stop_after, seed)
+        for place, identification in zip(batch.places, found, strict=True):
             results[place] = identification
     return [result for result in results if result is not None]
 
@@ -108,38 +110,28 @@ def _identify(
     stop_after: int | None,
     seed: int | None,
 ) -> list[Identification]:
-    from wmcore.key import CostSource
-
-    problem, engine, threads = detector.watermark.problem, detector.engine, detector.threads
-    packed = pack(arrays, detector.watermark.block_length)
-    count = len(packed)
-    best = np.full(count, 2**31 - 1, np.int32)
+    engine = detector.engine
+    texts = engine.pack(arrays)
+    count = texts.size
+    best = np.full(count, NOTHING, np.int32)
     index = np.zeros(count, np.int64)
     block = np.zeros(count, np.int64)
     tau = np.zeros(count, np.int64)
     for i, watermark in enumerate(watermarks):
-        source = CostSource(watermark.key, problem)
-        costs, rows = source.costs(packed.distinct, engine, threads)
         # best - 1: an equal value of a later key does not count, so ask for less than the best.
-        value, b, t = engine.observe(problem, packed, costs, rows, best - np.int32(i > 0), threads)
-        better = b >= 0
-        best[better], index[better] = value[better], i
-        block[better], tau[better] = b[better], t[better]
+        fits = engine.fit(texts, watermark.key.costs(engine.problem), best - np.int32(i > 0))
+        better = fits.block >= 0
+        best[better], index[better] = fits.value[better], i
+        block[better], tau[better] = fits.block[better], fits.tau[better]
     test = permutation_test(
-        engine,
-        problem,
-        packed,
-        best,
-        resamples=resamples,
-        stop_after=stop_after,
-        seed=seed,
-        threads=threads,
+        engine, texts, best, resamples=resamples, stop_after=stop_after, seed=seed
     )
+    statistic = engine.units(best)
     return [
         Identification(
             index=int(index[a]),
             p_value=min(1.0, len(watermarks) * float(test.p_value[a])),
-            statistic=(int(best[a]) - problem.taken_off(int(packed.k[a]))) / problem.scale,
+            statistic=float(statistic[a]),
             shift=int(tau[a]),
             block=int(block[a]),
             length=len(arrays[a]),

@@ -1,33 +1,37 @@
 """Where random numbers come from: the ChaCha key, and the keys that the published code makes from a seed.
 
-Both kinds of key answer the same four questions: the costs of tokens (for detection), and, for sampling,
-`exp` numbers, the `its` order of tokens and the `its` uniforms.
+Both kinds answer the same questions, so that nothing else asks which kind it has: `costs` (of tokens, to detect),
+`numbers` (to sample), `to_dict` (for a file), `derive`, `control`, `eta_denominator`, `fair`, `fingerprint`.
 """
 
 import hashlib
 import hmac
 import os
-import threading
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from wmcore.checks import whole_number
 from wmcore.errors import WatermarkError
+from wmcore.published import MersenneWords, permutation, uniform_units, uniforms
 
 if TYPE_CHECKING:
-    from wmcore.kernels import Backend
-    from wmcore.kernels.packing import Problem
+    from wmcore.costs import CostSource
+    from wmcore.kernels.backend import ExpNumbers, ItsNumbers
+    from wmcore.kernels.problem import Problem
 
 GENERATORS = ("torch", "mersenne")
 
-# A table of all costs is kept once this share of the vocabulary has been asked for, and if it fits.
-_TABLE_AFTER = 1 / 16
-_TABLE_LIMIT = 1 << 28
+
+class UniformTable(NamedTuple):
+    """What a published exp key draws from: xi, float32 [n, V]."""
+
+    xi: np.ndarray
 
 
 class Key:
-    """256 secret bits from which every key sequence is made with ChaCha8 (DESIGN: random access, no table needed).
+    """256 secret bits from which every key sequence is made with ChaCha8: any number at once, no table needed.
 
     Parameters
     ----------
@@ -39,6 +43,9 @@ class Key:
     WatermarkError
         If the secret does not have 32 bytes.
     """
+
+    fair: ClassVar[bool] = True
+    """Whether its uniforms have the law that proven bounds assume."""
 
     def __init__(self, secret: bytes) -> None:
         if not isinstance(secret, bytes) or len(secret) != 32:
@@ -74,6 +81,10 @@ class Key:
         message = b"wmcore derive\x00" + label.encode()
         return Key(hmac.new(self._secret, message, hashlib.sha256).digest())
 
+    def control(self, sampler: str, secret: bytes) -> "Key":
+        """A key of the same law that no text carries."""
+        return Key(secret)
+
     @property
     def fingerprint(self) -> str:
         """Eight hexadecimal digits that tell keys apart and reveal nothing."""
@@ -101,6 +112,37 @@ class Key:
     def __getstate__(self) -> dict:
         return {"_secret": self._secret}
 
+    def to_dict(self, from_env: str | None = None) -> dict[str, Any]:
+        """What a watermark file says of it; from_env: leave the secret to this environment variable."""
+        if from_env:
+            return {"kind": "env", "name": from_env, "fingerprint": self.fingerprint}
+        return {"kind": "chacha8", "secret": self.secret_hex}
+
+    @staticmethod
+    def eta_denominator(vocab_size: int) -> int:
+        """eta(r) = r / (V - 1) (paper, section 2.2)."""
+        return vocab_size - 1
+
+    def costs(self, problem: "Problem") -> "CostSource":
+        """The costs of tokens under this key."""
+        from wmcore.costs import ChaChaCosts, RankCosts
+        from wmcore.kernels.problem import COSTS
+
+        if COSTS[problem.cost].ranked:
+            return RankCosts(partial(self._its_units, problem.n, problem.vocab_size), problem)
+        return ChaChaCosts(self.words, problem)
+
+    def numbers(
+        self, sampler: str, key_length: int, vocab_size: int
+    ) -> "ExpNumbers | ItsNumbers | UniformTable":
+        """What the sampler ("exp" or "its") draws from."""
+        from wmcore.kernels.backend import ExpNumbers, ItsNumbers
+        from wmcore.kernels.constants import DOMAIN_EXP
+
+        if sampler == "exp":
+            return ExpNumbers(self.words, DOMAIN_EXP)
+        return ItsNumbers(self.its_order(vocab_size), self.its_words(key_length))
+
     def its_order(self, vocab_size: int) -> np.ndarray:
         """The permutation of inverse transform sampling: order[r] is the token of rank r. int32 [vocab_size]."""
         from wmcore.kernels.constants import DOMAIN_ITS_ORDER
@@ -108,11 +150,14 @@ class Key:
         words = self._stream(DOMAIN_ITS_ORDER, vocab_size)
         return np.argsort(words, kind="stable").astype(np.int32)
 
-    def its_words(self, key_length: int, vocab_size: int) -> np.ndarray:
-        """u of each key row, times 2**32: uint32 [key_length] (the same for any vocab_size)."""
+    def its_words(self, key_length: int) -> np.ndarray:
+        """u of each key row, times 2**32: uint32 [key_length]."""
         from wmcore.kernels.constants import DOMAIN_ITS_UNIFORM
 
         return self._stream(DOMAIN_ITS_UNIFORM, key_length)
+
+    def _its_units(self, key_length: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.its_words(key_length).astype(np.int64) >> 16, self.its_order(vocab_size)
 
     def _stream(self, domain: int, count: int) -> np.ndarray:
         """The first words of a domain, in ChaCha's own order: uint32 [count]."""
@@ -149,18 +194,38 @@ class PublishedKey:
                 f"generator {generator!r} is not known: use one of {', '.join(GENERATORS)}"
             )
         limit = 2**63 if generator == "torch" else 2**32
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-            raise WatermarkError(f"seed must be a whole number from 0 to {limit - 1}, but is none")
-        if not 0 <= int(seed) < limit:
-            raise WatermarkError(f"seed is outside 0 .. {limit - 1}, the seeds of {generator!r}")
-        self._seed = int(seed)
+        try:
+            self._seed = whole_number("seed", seed, 0, limit - 1)
+        except WatermarkError:  # without the value, which is the secret
+            raise WatermarkError(
+                f"seed must be a whole number, and is outside 0 .. {limit - 1}, the seeds of {generator!r}"
+            ) from None
         self.generator = generator
         self._tables: dict[tuple[int, int], np.ndarray] = {}
+
+    @property
+    def fair(self) -> bool:
+        """Whether its uniforms have the law that proven bounds assume: the demo's are rounded up to float32."""
+        return self.generator != "mersenne"
 
     @property
     def seed(self) -> int:
         """The seed, which is this key's secret. Do not log it."""
         return self._seed
+
+    def derive(self, label: str) -> Key:
+        """Always a WatermarkError: sub-keys need a secret key."""
+        raise WatermarkError(
+            f"label {label!r} asks for a sub-key, which a published key does not have: use a secret key (Key.generate)"
+        )
+
+    def control(self, sampler: str, secret: bytes) -> Key:
+        """A key of the same law that no text carries; WatermarkError for "its", where there is none."""
+        if sampler == "its":
+            raise WatermarkError(
+                "controls needs keys of the same law, which a published its key has not: leave controls out"
+            )
+        return Key(secret)
 
     @property
     def fingerprint(self) -> str:
@@ -182,6 +247,40 @@ class PublishedKey:
     def __getstate__(self) -> dict:
         return {"_seed": self._seed, "generator": self.generator, "_tables": {}}
 
+    def to_dict(self, from_env: str | None = None) -> dict[str, Any]:
+        """What a watermark file says of it; WatermarkError with from_env."""
+        if from_env:
+            raise WatermarkError(
+                f"key_from_env={from_env!r} needs a secret key, but this is a published key: "
+                "leave key_from_env out"
+            )
+        return {"kind": "published", "generator": self.generator, "seed": self.seed}
+
+    @staticmethod
+    def eta_denominator(vocab_size: int) -> int:
+        """eta(r) = r / V, as in the published code."""
+        return vocab_size
+
+    def costs(self, problem: "Problem") -> "CostSource":
+        """The costs of tokens under this key."""
+        from wmcore.costs import RankCosts, UniformCosts
+        from wmcore.kernels.problem import COSTS
+
+        if COSTS[problem.cost].ranked:
+            return RankCosts(partial(self._its_units, problem.n, problem.vocab_size), problem)
+        return UniformCosts(partial(self.exp_table, problem.n, problem.vocab_size))
+
+    def numbers(
+        self, sampler: str, key_length: int, vocab_size: int
+    ) -> "ExpNumbers | ItsNumbers | UniformTable":
+        """What the sampler ("exp" or "its") draws from."""
+        from wmcore.kernels.backend import ItsNumbers
+
+        if sampler == "exp":
+            return UniformTable(self.exp_table(key_length, vocab_size))
+        order, xi = self._its(key_length, vocab_size)
+        return ItsNumbers(order, (xi * 4294967296.0).astype(np.uint32))
+
     def exp_table(self, key_length: int, vocab_size: int) -> np.ndarray:
         """The uniforms xi, float32 [key_length, vocab_size], all below 1. Made once, then kept."""
         shape = (key_length, vocab_size)
@@ -193,8 +292,8 @@ class PublishedKey:
                 source = torch.Generator().manual_seed(self._seed)
                 table = torch.rand(shape, generator=source).numpy()
             else:
-                words = self._mersenne().take(key_length * vocab_size)
-                table = _uniform(words).reshape(shape)
+                words = MersenneWords(self._seed).take(key_length * vocab_size)
+                table = uniforms(words).reshape(shape)
             self._tables = {shape: table}  # one at a time: they are large
         return table
 
@@ -206,9 +305,9 @@ class PublishedKey:
         """The uniforms xi that follow the permutation: float32 [key_length], all below 1."""
         return self._its(key_length, vocab_size)[1]
 
-    def its_words(self, key_length: int, vocab_size: int) -> np.ndarray:
-        """`its_uniforms` times 2**32, rounded down: uint32 [key_length]."""
-        return (self.its_uniforms(key_length, vocab_size) * 4294967296.0).astype(np.uint32)
+    def _its_units(self, key_length: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+        order, xi = self._its(key_length, vocab_size)
+        return uniform_units(xi), order
 
     def _its(self, key_length: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
         if self.generator == "torch":
@@ -218,106 +317,7 @@ class PublishedKey:
             order = torch.randperm(vocab_size, generator=source).numpy()
             xi = torch.rand((key_length, 1), generator=source).numpy().reshape(-1)
         else:
-            words = self._mersenne()
-            draws = words.take(vocab_size - 1)
-            order = np.arange(vocab_size)
-            for i, draw in zip(range(vocab_size - 1, 0, -1), draws.tolist(), strict=True):
-                j = draw % i
-                order[i], order[j] = order[j], order[i]
-            xi = _uniform(words.take(key_length))
+            words = MersenneWords(self._seed)
+            order = np.array(permutation(vocab_size, iter(words.take(vocab_size - 1).tolist())))
+            xi = uniforms(words.take(key_length))
         return order.astype(np.int32), xi
-
-    def _mersenne(self) -> "_Mersenne":
-        return _Mersenne(self._seed)
-
-
-class _Mersenne:
-    """The words of MT19937 seeded the legacy way, in order."""
-
-    def __init__(self, seed: int) -> None:
-        self._state = np.random.RandomState(seed)
-
-    def take(self, count: int) -> np.ndarray:
-        return np.frombuffer(self._state.bytes(4 * count), "<u4")
-
-
-def _uniform(words: np.ndarray) -> np.ndarray:
-    """word / 2**32 as float32, kept below 1."""
-    below_one = np.nextafter(np.float32(1), np.float32(0))
-    return np.minimum((words / 4294967296.0).astype(np.float32), below_one)
-
-
-class CostSource:
-    """The token costs of one watermark's key, for any tokens: what a `Detector` keeps between batches.
-
-    Parameters
-    ----------
-    key : Key or PublishedKey
-    problem : wmcore.kernels.packing.Problem
-    """
-
-    def __init__(self, key: Key | PublishedKey, problem: "Problem") -> None:
-        self._key = key
-        self._problem = problem
-        self._lock = threading.Lock()
-        self._asked = 0
-        self._table: np.ndarray | None = None
-
-    def costs(
-        self, tokens: np.ndarray, backend: "Backend", threads: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(costs int32 [R, >= n], row of each of tokens int64 [len(tokens)]), for int64 token ids below V."""
-        problem = self._problem
-        if problem.its or isinstance(self._key, PublishedKey):
-            distinct, rows = np.unique(tokens, return_inverse=True)
-            make = self._its_costs if problem.its else self._published_exp_costs
-            return make(distinct), rows
-        table = self._exp_table(len(tokens), backend, threads)
-        if table is not None:
-            return table, tokens
-        distinct, rows = np.unique(tokens, return_inverse=True)
-        assert isinstance(self._key, Key)
-        return backend.exp_costs(self._key.words, distinct, problem.n, threads), rows
-
-    def _exp_table(self, asked: int, backend: "Backend", threads: int) -> np.ndarray | None:
-        problem = self._problem
-        assert isinstance(self._key, Key)
-        with self._lock:
-            self._asked += asked
-            if (
-                self._table is None
-                and self._asked > _TABLE_AFTER * problem.vocab_size
-                and problem.vocab_size * problem.n * 4 <= _TABLE_LIMIT
-            ):
-                self._table = backend.exp_table(
-                    self._key.words, problem.vocab_size, problem.n, threads
-                )
-            return self._table
-
-    def _published_exp_costs(self, tokens: np.ndarray) -> np.ndarray:
-        assert isinstance(self._key, PublishedKey)
-        xi = self._key.exp_table(self._problem.n, self._problem.vocab_size)
-        cost = np.log1p(-xi.T[tokens].astype(np.float64))
-        return np.rint(cost * self._problem.scale).astype(np.int32)
-
-    @cached_property
-    def _its_parts(self) -> tuple[np.ndarray, np.ndarray]:
-        """(u int64 [n], eta int64 [V]) in cost units."""
-        problem, key = self._problem, self._key
-        rank = np.empty(problem.vocab_size, np.int64)
-        rank[key.its_order(problem.vocab_size)] = np.arange(problem.vocab_size)
-        eta = (rank * problem.scale + problem.denominator // 2) // max(problem.denominator, 1)
-        if isinstance(key, Key):
-            return key.its_words(problem.n, problem.vocab_size).astype(np.int64) >> 16, eta
-        xi = key.its_uniforms(problem.n, problem.vocab_size).astype(np.float64)
-        return (xi * problem.scale).astype(np.int64), eta
-
-    def _its_costs(self, tokens: np.ndarray) -> np.ndarray:
-        u, eta = self._its_parts
-        return np.abs(u[None, :] - eta[tokens][:, None]).astype(np.int32)
-
-    def __getstate__(self) -> dict:
-        return {"_key": self._key, "_problem": self._problem}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(state["_key"], state["_problem"])  # type: ignore[misc]

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from wmcore.detect import Detector, check_count
+from wmcore.checks import whole_number
+from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
-from wmcore.kernels.packing import pack
+from wmcore.kernels.problem import Resamples
 from wmcore.significance import seed_key
 
 
@@ -36,7 +37,7 @@ def prefix_curve(
     Parameters
     ----------
     detector : Detector
-        Of a watermark without block_length (k = m: the alignment of a text then holds those of its prefixes).
+        Without block_length (k = m: the alignment of a text then holds those of its prefixes).
     text : sequence of int or str
     resamples : int
         T; all are used (`stop_after=None`).
@@ -45,28 +46,24 @@ def prefix_curve(
     Raises
     ------
     WatermarkError
-        If the watermark has a block_length, or the text cannot be tested.
+        If the detector has a block_length, or the text cannot be tested.
 
     Notes
     -----
     Time: n * m * m cells a resample, without bounds (0.4 ms at n = 256, m = 200), for all m p-values.
     """
-    check_count("resamples", resamples, 1)
-    if detector.watermark.block_length is not None:
+    resamples = whole_number("resamples", resamples, 1)
+    engine = detector.engine
+    if engine.block_length is not None:
         raise WatermarkError(
-            f"block_length is {detector.watermark.block_length}, but a prefix curve aligns whole prefixes: "
-            "use a watermark with block_length=None"
+            f"block_length is {engine.block_length}, but a prefix curve aligns whole prefixes: "
+            "use a Detector with block_length=0"
         )
-    arrays, _, failed = detector.read([text])
-    if failed:
-        raise WatermarkError(failed[0][1])
-    problem, engine = detector.watermark.problem, detector.engine
-    packed = pack(arrays, None)
-    costs, rows = detector.costs.costs(packed.distinct, engine, detector.threads)
-    value = engine.observe_prefixes(problem, packed, costs[rows])
-    hits = engine.prefix_hits(
-        problem, packed, value, seed_key(seed), 0, resamples, detector.threads
-    )
+    batch = detector.read([text])
+    if batch.failed:
+        raise WatermarkError(batch.failed[0][1])
+    texts = engine.pack(batch.arrays)
+    value = engine.prefixes(texts, detector.costs)
+    hits = engine.prefix_hits(texts, value, Resamples(seed_key(seed), 0, resamples))
     lengths = np.arange(1, len(value) + 1)
-    taken_off = problem.offset * lengths if problem.taken_off(len(value)) else 0
-    return PrefixCurve(lengths, (1 + hits) / (resamples + 1), (value - taken_off) / problem.scale)
+    return PrefixCurve(lengths, (1 + hits) / (resamples + 1), engine.units(value))

@@ -1,4 +1,4 @@
-"""The draw of one token per row of logits: which kernel, on which device, with which key.
+"""The draw of one token per row of logits: with which key, on which backend.
 
 A drawer is a callable ``draw(logits, rows, inverse_temperature, check=True) -> tokens``:
 
@@ -11,25 +11,28 @@ It raises `WatermarkError` for logits that have no distribution (a row that is a
 that contains +inf). On a CUDA device that means waiting for the result: with check=False the row's
 token is -1 instead, and `check_tokens` raises when the tokens are looked at.
 
-CUDA logits (float32, bfloat16 or float16) are read where they are, by a fused kernel on torch's
-current stream, if the CUDA backend works; else they are copied to the CPU. Both give the same tokens.
+`backend` is chosen by `kernels.resolve`, WMCORE_BACKEND included. "auto" reads CUDA logits (float32,
+bfloat16 or float16) where they are, by a fused kernel on torch's current stream, if the CUDA backend
+works there; if not, it says so in a warning and copies them to the CPU, as "cpu" does. CPU logits are
+read on the CPU; a named "cuda" refuses them. All give the same tokens.
 Time O(B * V); memory: one float32 copy of logits that are copied.
 """
 
 import os
-from collections.abc import Callable
+import warnings
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wmcore.errors import WatermarkError
-from wmcore.kernels.constants import DOMAIN_EXP, DOMAIN_FRESH
+from wmcore.kernels import load, resolve
+from wmcore.kernels.backend import Backend, ExpNumbers, ItsNumbers, Sampler
+from wmcore.kernels.constants import DOMAIN_FRESH
+from wmcore.key import UniformTable
 
 if TYPE_CHECKING:
     from wmcore.watermark import Watermark
-
-Rows = NDArray[np.int64]
 
 
 class Draw(Protocol):
@@ -40,106 +43,108 @@ class Draw(Protocol):
     ) -> Any: ...
 
 
-def watermarked(watermark: "Watermark") -> Draw:
+def watermarked(watermark: "Watermark", backend: str = "auto") -> Draw:
     """The draw from a watermark's key: row j gives the token that xi_j and the logits determine.
 
     exp is exponential minimum sampling, its is inverse transform sampling: the two decoders of
     arXiv 2307.15593, section 2.
     """
-    key, n, n_tokens = watermark.key, watermark.key_length, watermark.vocab_size
-    if watermark.scheme.startswith("its"):
-        return _its(key.its_order(n_tokens), key.its_words(n, n_tokens))
-    if hasattr(key, "exp_table"):
-        return _exp_table(key.exp_table(n, n_tokens))
-    return _exp(key.words, DOMAIN_EXP)
+    numbers = watermark.key.numbers(
+        watermark.sampler, watermark.key_length, watermark.vocab_size
+    )
+    if isinstance(numbers, UniformTable):
+        return _from_table(numbers.xi)
+    return _Fused(numbers, backend)
 
 
-def ordinary(seed: int | None) -> Draw:
+def ordinary(seed: int | None, backend: str = "auto") -> Draw:
     """The draw without a watermark: a secret that is used once, and rows that never repeat.
 
     seed: None for fresh entropy; else the same seed gives the same draws.
     """
     words = np.random.SeedSequence(seed).generate_state(8) if seed is not None else _fresh_words()
-    return _exp(words.astype(np.uint32), DOMAIN_FRESH)
+    return _Fused(ExpNumbers(words.astype(np.uint32), DOMAIN_FRESH), backend)
 
 
 def _fresh_words() -> NDArray[np.uint32]:
     return np.frombuffer(os.urandom(32), np.uint32)
 
 
-def _exp(words: NDArray[np.uint32], domain: int) -> Draw:
-    from wmcore.kernels.cpu.sample import exp_sample
+class _Fused:
+    """Draws with a sampler of a backend, one for each device that logits come from."""
 
-    def kernel(logits: Any, scale: np.float32, rows: Rows, out: Rows) -> None:
-        exp_sample(logits, scale, words, domain, rows, out)
+    def __init__(self, numbers: ExpNumbers | ItsNumbers, backend: str) -> None:
+        self._numbers = numbers
+        self._named = backend
+        self._samplers: dict[int | None, tuple[Backend, Sampler]] = {}
+        self._chosen = None if backend == "auto" else _resolved(backend)
 
-    def sampler(device: Any) -> Any:
-        from wmcore.kernels.cuda.sample import ExpSampler
-
-        return ExpSampler(device, words, domain)
-
-    return _fused(_on_cpu(kernel), sampler)
-
-
-def _its(order: NDArray[np.int32], row_words: NDArray[np.uint32]) -> Draw:
-    from wmcore.kernels.cpu.sample import its_sample
-
-    def kernel(logits: Any, scale: np.float32, rows: Rows, out: Rows) -> None:
-        its_sample(logits, scale, order, row_words[rows], out)
-
-    def sampler(device: Any) -> Any:
-        from wmcore.kernels.cuda.sample import ItsSampler
-
-        return ItsSampler(device, order, row_words)
-
-    return _fused(_on_cpu(kernel), sampler)
-
-
-def _fused(on_cpu: Draw, make: Callable[[Any], Any]) -> Draw:
-    """Draw on CUDA tensors with make(device), a sampler of `wmcore.kernels.cuda`, where that works."""
-    samplers: dict[int, Any] = {}  # by device number; None: does not work there
-
-    def draw(logits: Any, rows: Any, inverse_temperature: float, check: bool = True) -> Any:
-        if not logits.is_cuda:
-            return on_cpu(logits, rows, inverse_temperature)
-        index = logits.device.index
-        if index not in samplers:
-            from wmcore.kernels.cuda.device import device, why_not
-
-            samplers[index] = make(device(index)) if why_not(index) is None else None
-        if samplers[index] is None:
-            return on_cpu(logits, rows, inverse_temperature)
+    def __call__(
+        self, logits: Any, rows: Any, inverse_temperature: float, check: bool = True
+    ) -> Any:
+        index = logits.device.index if logits.is_cuda else None
+        if index not in self._samplers:
+            backend = self._backend(logits)
+            device = index if backend.name == "cuda" else None
+            self._samplers[index] = backend, backend.sampler(self._numbers, device)
+        backend, sampler = self._samplers[index]
+        if backend.name == "cpu":
+            return _on_host(sampler, logits, rows, inverse_temperature)
         import torch
 
         stream = torch.cuda.current_stream(logits.device).cuda_stream
-        tokens = on_device(samplers[index], logits, rows, inverse_temperature, stream)
+        tokens = on_device(backend, sampler, logits, rows, inverse_temperature, stream)
         if check:
             check_tokens(tokens)
         return tokens
 
-    return draw
+    def _backend(self, logits: Any) -> Backend:
+        """The backend for logits on this device."""
+        chosen = self._chosen
+        if chosen is None and not logits.is_cuda and "WMCORE_BACKEND" not in os.environ:
+            return load("cpu")
+        if chosen is None:
+            chosen = _resolved("auto")
+            if chosen.name == "cpu" and "WMCORE_BACKEND" not in os.environ:
+                warnings.warn(
+                    "logits are on a CUDA device, but its backend does not work, so each step copies them to the CPU: "
+                    f"{load('cuda').why_not()}",
+                    stacklevel=4,
+                )
+        if chosen.name != "cpu" and not logits.is_cuda:
+            raise WatermarkError(
+                f'backend "{chosen.name}" was asked for, but the logits are on the {logits.device.type}: '
+                'move the model there, or use backend="auto"'
+            )
+        return chosen
+
+
+def _resolved(name: str) -> Backend:
+    try:
+        return resolve(name)
+    except ValueError as error:
+        raise WatermarkError(str(error)) from None
 
 
 def on_device(
-    sampler: Any,
+    backend: Backend,
+    sampler: Sampler,
     logits: Any,
     rows: Any,
     inverse_temperature: float,
     stream: int,
     out: Any = None,
 ) -> Any:
-    """Launch a sampler of `wmcore.kernels.cuda` on a stream; nothing waits. Returns the tokens.
+    """Launch a sampler of a backend on a stream; nothing waits. Returns the tokens.
 
     For a CUDA graph, give rows and out (int64 [B]) as tensors on the device, and call it once before
     the capture.
     """
     import torch
 
-    from wmcore.kernels.cuda.sample import TYPES
-
     x = logits.detach()
     kind = str(x.dtype).removeprefix("torch.")
-    if kind not in TYPES:
+    if kind not in backend.logits:
         x, kind = x.float(), "float32"
     if x.stride(1) != 1:
         x = x.contiguous()
@@ -162,29 +167,20 @@ def on_device(
     return out
 
 
-def _on_cpu(kernel: Callable[[Any, np.float32, Rows, Rows], None]) -> Draw:
-    """Run a CPU kernel on slices of the batch in threads; the result does not depend on them."""
-    from wmcore.kernels.cpu import threads
+def _on_host(sampler: Sampler, logits: Any, rows: Any, inverse_temperature: float) -> Any:
+    """The draw on the CPU: NumPy arrays, checked at once."""
+    import torch
 
-    cores = threads.available()
-
-    def draw(logits: Any, rows: Any, inverse_temperature: float, check: bool = True) -> Any:
-        import torch
-
-        if torch.is_tensor(rows):
-            rows = rows.cpu().numpy()
-        x = np.ascontiguousarray(logits.detach().to("cpu", torch.float32).numpy())
-        scale = np.float32(inverse_temperature)
-        out = np.empty(len(rows), np.int64)
-        jobs = [(x[a:b], scale, rows[a:b], out[a:b]) for a, b in threads.slices(len(rows), cores)]
-        threads.run(kernel, jobs, cores)
-        _check(out.min())
-        return torch.from_numpy(out).to(logits.device)
-
-    return draw
+    if torch.is_tensor(rows):
+        rows = rows.cpu().numpy()
+    x = np.ascontiguousarray(logits.detach().to("cpu", torch.float32).numpy())
+    out = np.empty(len(rows), np.int64)
+    sampler(x, "float32", rows, inverse_temperature, out, 0)
+    _check(out.min(initial=0))
+    return torch.from_numpy(out).to(logits.device)
 
 
-def _exp_table(xi: NDArray[np.float32]) -> Draw:
+def _from_table(xi: NDArray[np.float32]) -> Draw:
     """exp with the numbers of a published key, a table [n, V]: these cannot be made one by one."""
     import torch
 

@@ -13,12 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wmcore.engine import Engine
 from wmcore.errors import WatermarkError
-from wmcore.kernels import Backend
-from wmcore.kernels.packing import Problem, Texts
-
-STOP_AFTER = 50
-"""The default h: half of the texts without a watermark stop within 100 resamples; p is off by about 14 %."""
+from wmcore.kernels.problem import Resamples, Texts
 
 # A round of resamples is looked at as a whole: at most this many, and this many bytes for all texts.
 _ROUND = 1 << 16
@@ -46,42 +43,45 @@ def seed_key(seed: int | None) -> np.ndarray:
     return np.frombuffer(digest, "<u4").astype(np.uint32)
 
 
+def derived_seed(seed: int, *parts: object) -> int:
+    """A 63-bit seed made of another one and a label."""
+    text = "\x00".join(["wmcore scan", str(seed), *map(str, parts)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
 def permutation_test(
-    backend: Backend,
-    problem: Problem,
+    engine: Engine,
     texts: Texts,
     value: np.ndarray,
     *,
     resamples: int,
     stop_after: int | None,
     seed: int | None,
-    threads: int,
 ) -> Significance:
     """p of each text from resampled keys.
 
-    value: int32 [N], the observed statistics as `Backend.observe` gives them; the same kernel and the same integer
-    costs decide about the resamples. Memory does not grow with the number of resamples. Resample t depends only
-    on (seed, t): neither the batch nor the threads change a result.
+    value: int32 [N], the observed statistics as `Engine.fit` gives them; the same kernel and the same integer costs
+    decide about the resamples. Memory does not grow with the number of resamples. Resample t depends only on
+    (seed, t): neither the batch nor the threads change a result.
     """
     key = seed_key(seed)
-    count = len(texts)
+    count = texts.size
     hits = np.zeros(count, np.int64)
     used = np.zeros(count, np.int64)
-    active = np.arange(count)
     most = max(32, min(_ROUND, _ROUND_BYTES // max(count, 1) // 32 * 32))
     size = most if stop_after is None else min(most, _round_up(2 * stop_after))
     first = 0
-    while first < resamples and len(active):
-        last = min(first + size, _round_up(resamples))
-        limit = np.full(count, last - first, np.int64) if stop_after is None else stop_after - hits
-        stop = min(last, resamples)
-        found, seen = backend.tally(problem, texts, value, active, limit, key, first, stop, threads)
+    while first < resamples:
+        stop = min(first + size, resamples)
+        limit = np.full(count, stop - first) if stop_after is None else stop_after - hits
+        if not limit.any():
+            break
+        found, seen = engine.tally(texts, value, limit, Resamples(key, first, stop))
         hits += found
         used += seen
         if stop_after is not None:
-            active = active[hits[active] < stop_after]
             size = min(most, 2 * size)
-        first = last
+        first = stop
     p_value = (1.0 + hits) / (resamples + 1.0)
     if stop_after is not None:
         p_value = np.where(hits >= stop_after, hits / np.maximum(used, 1), p_value)

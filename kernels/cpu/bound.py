@@ -25,13 +25,16 @@ def _clamp(value):
 
 
 @njit(nogil=True)
-def edit_bound(costs, n, inverse, first, k, gamma, shift, drift, tau, windows, row):
-    """Bounds of E[k, k] / 2**shift + drift k over the windows from tau on, one for each of 32 resamples.
+def bound_edit(costs, problem, block, shift, drift, windows, row):
+    """Bounds of E[k, k] / 2**shift + drift k over key windows, one for each of 32 resamples.
 
-    One alignment with free ends in the key covers every window. costs: flat int16 [U * n * 32] (`exp_bounds`);
-    row: int16, >= 32 * (windows + k) (scratch). Returns (bounds, lowest): lowest == LOWEST is undecided.
+    One alignment with free ends in the key covers every window of windows = (first, count). costs: flat int16
+    [U * n * 32] (`resample.make_bounds`); row: int16, >= 32 * (count + k) (scratch). Returns (bounds, lowest):
+    lowest == LOWEST is undecided.
     """
-    length = windows + k - 1
+    inverse, first, k = block
+    n, gamma = problem.n, problem.gamma
+    length = windows[1] + k - 1
     rows = n * 32
     for j in range(length + 1):
         store(row, j * 32, splat_i16(_clamp(-((gamma * j + (1 << shift) - 1) >> shift))))
@@ -49,7 +52,7 @@ def edit_bound(costs, n, inverse, first, k, gamma, shift, drift, tau, windows, r
         store(row, 0, add_saturated(base, step))
         left0, left1, left2, left3 = base, base, base, base
         j = 1
-        p = tau
+        p = windows[0]
         while j <= length:
             run = min(length - j + 1, n - p)
             offset = p * 32
@@ -91,8 +94,9 @@ def edit_bound(costs, n, inverse, first, k, gamma, shift, drift, tau, windows, r
 
 
 @njit(nogil=True)
-def align_bound(costs, n, inverse, first, k, drift, row):
-    """Bounds of the least plain alignment / 2**shift + drift k over all n windows (see `edit_bound`)."""
+def bound_plain(costs, n, block, drift):
+    """Bounds of the least plain alignment / 2**shift + drift k over all n windows (see `bound_edit`)."""
+    inverse, first, k = block
     best = splat_i16(32767)
     lowest = splat_i16(32767)
     rows = n * 32

@@ -17,7 +17,6 @@ from .simd import (
     fma,
     int_to_float,
     iota_i32,
-    load_i32,
     shift_left,
     shift_right,
     splat_f32,
@@ -65,8 +64,8 @@ def token_block(token):
 
 
 @njit(nogil=True, cache=True)
-def exp_costs(secret, tokens, n, offset, out):
-    """out[i, j] = cost of tokens[i] at key row j, plus offset. tokens: int64 [U]; out: int32 [U, >= n + 16]."""
+def exp_costs(secret, tokens, n, out):
+    """out[i, j] = cost of tokens[i] at key row j. tokens: int64 [U]; out: int32 [U, >= n + 16]."""
     flat = out.reshape(-1)
     width = out.shape[1]
     zero = splat_i32(0)
@@ -75,7 +74,7 @@ def exp_costs(secret, tokens, n, offset, out):
         for j in range(0, n, 16):  # hot loop
             rows = splat_i32(j) + iota_i32()
             x = blocks(secret, splat_i32(counter), zero, splat_i32(DOMAIN_EXP), rows, ROUNDS)
-            store(flat, i * width + j, exp_cost(x[w]) + splat_i32(offset))
+            store(flat, i * width + j, exp_cost(x[w]))
 
 
 @njit(nogil=True, cache=True)
@@ -95,15 +94,6 @@ def exp_table(secret, first, last, out):
                 x = blocks(secret, counter, zero, splat_i32(DOMAIN_EXP), rows, ROUNDS)
                 for w in range(16):
                     store(flat, (chunk + 16 * w + lane) * n + j, exp_cost(x[w]))
-
-
-@njit(nogil=True, cache=True)
-def exp_words_to_costs(words, out):
-    """out[...] = exp cost of each word: the cost function alone, for flat arrays of a multiple of 16."""
-    from_words = words.reshape(-1)
-    flat = out.reshape(-1)
-    for first in range(0, from_words.size, 16):
-        store(flat, first, exp_cost(load_i32(from_words, first)))
 
 
 @njit(nogil=True, cache=True)

@@ -6,39 +6,50 @@ The recurrence (paper, Definition 4 and section 2.3) for one window is
 
 With E[i, j] = D[i, j] - gamma (i + j) the gap cost moves into the match: E = min(up, left, diagonal + cost - 2 gamma)
 with a border of zeros. Every matrix of costs below already has 2 gamma taken off, so the kernel needs three
-operations a cell whatever gamma is, and D[k, L] = E[k, L] + gamma (k + L).
-
-Costs are addressed as costs[row * row_stride + offset(p)], p = start, start + 1, ...: the position along the key,
-offset(p) = (p // period) * period_stride + (p % period) * column_stride. With one key, period = n and
-column_stride = 1: lanes are neighbouring windows. In the interleaved copy (`interleave`), lanes are windows (or
-super-windows) that lie `period` apart.
+operations a cell whatever gamma is, and D[k, L] = E[k, L] + gamma (k + L). Only `null.py` and `prefix.py` turn one
+into the other: what they are given and what they give is D.
 """
 
+from typing import NamedTuple
+
+import numpy as np
 from numba import njit
 
 from .simd import load_i32, minimum, splat_i32, store, transpose_16
 
 
-@njit(nogil=True)
-def edit_lanes(
-    costs,
-    row_stride,
-    column_stride,
-    period,
-    period_stride,
-    start,
-    inverse,
-    first,
-    k,
-    length,
-    row,
-    diagonal_out,
-):
-    """E[k, 1 .. length] of sixteen alignments, in row (int32, >= 16 * (length + 1), scratch and border).
+class Block(NamedTuple):
+    """Tokens inverse[first : first + k] of a text: which row of costs each has. inverse: int64 [m]."""
 
-    inverse[first : first + k]: which row of costs each token of the block has. On entry row[0 .. length] holds
-    E[0, .]; on return E[k, .]. diagonal_out: None, or int32 [16 * k] for E[i, i], i = 1 .. k (needs length >= k).
+    inverse: np.ndarray
+    first: int
+    k: int
+
+
+class Lanes(NamedTuple):
+    """Costs of sixteen alignments, lanes next to each other.
+
+    Token row r meets position p of the key at costs[r * row_stride + (p // period) * period_stride + (p % period) *
+    column_stride]. With one key, period = n and column_stride = 1: lanes are neighbouring windows. In the interleaved
+    copy (`interleave`), lanes are windows (or super-windows) that lie `period` apart.
     """
+
+    costs: np.ndarray
+    row_stride: int
+    column_stride: int
+    period: int
+    period_stride: int
+
+
+@njit(nogil=True)
+def edit_lanes(lanes, start, block, length, row, diagonal_out):
+    """E[k, 1 .. length] of sixteen alignments that start at key position `start`.
+
+    row: int32, >= 16 * (length + 1), scratch and border. On entry row[0 .. length] holds E[0, .]; on return E[k, .].
+    diagonal_out: None, or int32 [16 * k] for E[i, i], i = 1 .. k (needs length >= k).
+    """
+    costs, row_stride, column_stride, period, period_stride = lanes
+    inverse, first, k = block
     zero = splat_i32(0)
     i = 0
     while i < k:
@@ -56,7 +67,7 @@ def edit_lanes(
         while j <= length:
             run = min(length - j + 1, period - p)
             if diagonal_out is not None:  # stop at each cell of the diagonal
-                run = min(run, 1 if i < j <= i + 4 else (i + 1 - j if j <= i else run))
+                run = min(run, _to_diagonal(i, j, run))
             offset = base + p * column_stride
             if four:
                 for s in range(j, j + run):  # hot loop
@@ -93,13 +104,21 @@ def edit_lanes(
 
 
 @njit(nogil=True)
-def edit_windows(costs, width, n, inverse, first, k, tau, row):
+def _to_diagonal(i, j, run):
+    """Columns from j on that may be walked at once: up to the next cell of the diagonal of rows i + 1 .. i + 4."""
+    if i < j <= i + 4:
+        return 1
+    return i + 1 - j if j <= i else run
+
+
+@njit(nogil=True)
+def edit_windows(costs, n, block, tau, row):
     """E[k, k] of the windows tau .. tau + 15 (int32, first 16 of row). costs: int32 [U, width], rows wrapped."""
     zero = splat_i32(0)
-    for j in range(k + 1):
+    for j in range(block.k + 1):
         store(row, j * 16, zero)
-    edit_lanes(costs, width, 1, n, 0, tau, inverse, first, k, k, row, None)
-    store(row, 0, load_i32(row, k * 16))
+    edit_lanes(Lanes(costs.reshape(-1), costs.shape[1], 1, n, 0), tau, block, block.k, row, None)
+    store(row, 0, load_i32(row, block.k * 16))
 
 
 @njit(nogil=True)
@@ -117,9 +136,7 @@ def interleave(costs, n, lo, span, lanes, offsets, out):
     flat = costs.reshape(-1)
     width = costs.shape[1]
     for i in range(costs.shape[0]):
-        for s in range(
-            0, span, 16
-        ):  # 16 columns at a time: what is past the span is overwritten later
+        for s in range(0, span, 16):  # what is past the span is overwritten later
             for e in range(0, lanes, 16):
                 for r in range(16):
                     offsets[r] = i * width + (lo + (e + r) * span + s) % n
@@ -127,16 +144,17 @@ def interleave(costs, n, lo, span, lanes, offsets, out):
 
 
 @njit(nogil=True)
-def edit_bounds(interleaved, lanes, span, inverse, first, k, gamma, row):
+def super_windows(interleaved, lanes, span, block, gamma, row):
     """Lower bounds of E[k, k] over sixteen super-windows of `span` neighbouring windows each (first 16 of row).
 
     One alignment with free ends in the key: it may start and stop anywhere in the span + k - 1 rows that the
     windows of a super-window cover, so it is at most the least of theirs.
     """
+    k = block.k
     length = span + k - 1
     for j in range(length + 1):
         store(row, j * 16, splat_i32(-gamma * j))
-    edit_lanes(interleaved, span * lanes, lanes, span, 1, 0, inverse, first, k, length, row, None)
+    edit_lanes(Lanes(interleaved, span * lanes, lanes, span, 1), 0, block, length, row, None)
     best = load_i32(row, length * 16) + splat_i32(gamma * (length - k))
     if gamma > 0:
         for j in range(length):
@@ -147,9 +165,8 @@ def edit_bounds(interleaved, lanes, span, inverse, first, k, gamma, row):
 @njit(nogil=True, cache=True)
 def edit_all(costs, n, inverse, k, row, out):
     """out[b, tau] = E[k, k] of block b with window tau: all of them, int32 [m - k + 1, n]. Nothing is skipped."""
-    flat = costs.reshape(-1)
     for b in range(inverse.size - k + 1):
         for tau in range(0, n, 16):
-            edit_windows(flat, costs.shape[1], n, inverse, b, k, tau, row)
+            edit_windows(costs, n, Block(inverse, b, k), tau, row)
             for lane in range(min(16, n - tau)):
                 out[b, tau + lane] = row[lane]

@@ -1,18 +1,20 @@
-"""Which resamples reach a text's statistic? Bounds for all of them, an exact decision where a bound leaves one open.
+"""The statistic of a text, and which resamples reach it: bounds for all, an exact decision where a bound leaves one open.
 
-Texts are packed: text a has the rows inverse[offsets[a] : offsets[a + 1]] (its i-th token is its inverse[i]-th
-distinct token), rows[a] distinct tokens, block length k[a] and the observed value[a] (E of `edit.py`, or the
-plain cost). Resamples are counted in groups of 32; bit l of a mask is resample 32 group + l.
+Statistics come and go as D, the alignment cost itself; searches work on E = D - 2 gamma k (see `edit.py`). Resamples
+are counted in groups of 32; bit l of a mask is resample 32 group + l.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from .align import align_search
-from .bound import align_bound, edit_bound, undecided
+from ..problem import EDIT
+from .bound import bound_edit, bound_plain, undecided
 from .costs import wrap
-from .resample import exp_bound_terms, exp_bounds, its_bounds, make_pair, pair_scratch
-from .search import edit_scratch, edit_search
+from .edit import Block
+from .resample import make_bounds, make_pair, resample_scratch
+from .search import search, search_scratch
 
 
 @njit(nogil=True)
@@ -23,147 +25,122 @@ def _aligned(size):
     return memory[skip : skip + size]
 
 
-@njit(nogil=True, cache=True)
-def bound_groups(
-    seed_key,
-    its,
-    edits,
-    n,
-    gamma,
-    vocab_size,
-    denominator,
-    shift,
-    first_group,
-    last_group,
-    base_group,
-    inverse,
-    offsets,
-    rows,
-    k,
-    threshold,
-    drift,
-    windows,
-    texts,
-    out,
-):
-    """out[a, group - base_group] = mask of the resamples that may reach the threshold, a in texts (int64).
+@njit(nogil=True)
+def _largest(texts, members):
+    """(the most distinct tokens, the longest block) of some texts."""
+    rows = np.int64(1)
+    longest = np.int64(1)
+    for a in members:
+        rows = max(rows, texts.distinct_offsets[a + 1] - texts.distinct_offsets[a])
+        longest = max(longest, texts.k[a])
+    return rows, longest
 
-    seed_key: uint32 [8]; threshold, drift: int64 [texts], in units of 2**shift (see `edit_bound`);
-    windows: int64 [texts], how many are bounded at a time (edits); out: uint32 [texts, >= last_group - base_group].
+
+@njit(nogil=True)
+def _tokens(texts, a):
+    """Text a as numbers of its distinct tokens: int64 [m]."""
+    return texts.inverse[texts.offsets[a] : texts.offsets[a + 1]]
+
+
+@njit(nogil=True)
+def _without_gaps(value, problem, k):
+    """E of a statistic D, or the least int32 where it lies below."""
+    return np.int32(max(np.int64(value) - 2 * problem.gamma * k, -(2**31)))
+
+
+class Bounds(NamedTuple):
+    """Texts that are bounded alike, and what their bounds are compared with, in units of 2**shift (see `bound.py`).
+
+    members: int64 [A]; shift: int; threshold, drift: int64 [N]; windows: int64 [N], how many are bounded at a time.
     """
-    n_rows = 1
-    longest = 1
-    for a in texts:
-        n_rows = max(n_rows, rows[a])
-        longest = max(longest, k[a])
+
+    members: np.ndarray
+    shift: int
+    threshold: np.ndarray
+    drift: np.ndarray
+    windows: np.ndarray
+
+
+@njit(nogil=True, cache=True)
+def bound_groups(problem, texts, bounds, seed_key, groups, out):
+    """out[a, group - base] = mask of the resamples that may reach the threshold, for the member texts.
+
+    groups: (first, last, base); out: uint32 [N, >= last - base].
+    """
+    first_group, last_group, base = groups
+    n_rows, longest = _largest(texts, bounds.members)
+    n, edits = problem.n, problem.alignment == EDIT
     costs = _aligned(n_rows * n * 32)
     row = _aligned(32 * (n + longest) if edits else 32)
-    seen = np.zeros(vocab_size + 1 if its else 1, np.int32)
-    offset = -2 * gamma if edits else 0
-    terms = exp_bound_terms(shift, offset)
+    seen = np.zeros(problem.vocab_size + 1, np.int32)
     for group in range(first_group, last_group):
-        if its:
-            its_bounds(
-                seed_key, group, n_rows, n, vocab_size, denominator, shift, -offset, seen, costs
-            )
-        else:
-            exp_bounds(seed_key, group, n_rows, n, terms, costs)
-        for a in texts:
+        make_bounds(seed_key, problem, group, n_rows, bounds.shift, seen, costs)
+        for a in bounds.members:
+            k, drift = texts.k[a], bounds.drift[a]
+            windows = bounds.windows[a] if edits else n
             mask = np.int64(0)
-            for first in range(offsets[a], offsets[a + 1] - k[a] + 1):
-                for tau in range(0, n, windows[a] if edits else n):
+            for first in range(texts.offsets[a], texts.offsets[a + 1] - k + 1):
+                block = Block(texts.inverse, first, k)
+                for tau in range(0, n, windows):
                     if mask == 0xFFFFFFFF:
                         break
                     if edits:
-                        best, lowest = edit_bound(
-                            costs,
-                            n,
-                            inverse,
-                            first,
-                            k[a],
-                            gamma,
-                            shift,
-                            drift[a],
-                            tau,
-                            min(windows[a], n - tau),
-                            row,
+                        part = (tau, min(windows, n - tau))
+                        best, lowest = bound_edit(
+                            costs, problem, block, bounds.shift, drift, part, row
                         )
                     else:
-                        best, lowest = align_bound(costs, n, inverse, first, k[a], drift[a], row)
-                    mask |= undecided(best, lowest, threshold[a])
-            out[a, group - base_group] = mask
+                        best, lowest = bound_plain(costs, n, block, drift)
+                    mask |= undecided(best, lowest, bounds.threshold[a])
+            out[a, group - base] = mask
+
+
+class Open(NamedTuple):
+    """Resamples that bounds have left open, from group `base` on.
+
+    masks: uint32 [N, groups]; jobs: int64 [J, 3], (text, first group, last group), counted from base.
+    """
+
+    base: int
+    masks: np.ndarray
+    jobs: np.ndarray
 
 
 @njit(nogil=True, cache=True)
-def decide_groups(
-    seed_key,
-    its,
-    edits,
-    n,
-    gamma,
-    vocab_size,
-    denominator,
-    jobs,
-    base_group,
-    open_masks,
-    inverse,
-    offsets,
-    rows,
-    k,
-    value,
-    limit,
-    hits,
-):
+def decide_groups(problem, texts, value, limit, seed_key, left, hits):
     """hits[a, t] = 1 for every open resample whose statistic is <= value[a], exactly.
 
-    jobs: int64 [J, 3]: (text, first group, last group), counted from base_group like the columns of open_masks
-    (uint32 [texts, groups]) and hits (uint8 [texts, 32 groups]). Within a job resamples are decided in order and
-    the rest is left out once limit[a] of them are hits. value: int32 [texts]; limit: int64 [texts].
+    value: int32 [N]; limit: int64 [N]; left: `Open`; hits: uint8 [N, 32 groups]. Within a job resamples are decided
+    in order and the rest is left out once limit[a] of them are hits.
     """
-    n_rows = 1
-    longest = 1
-    for job in range(jobs.shape[0]):
-        n_rows = max(n_rows, rows[jobs[job, 0]])
-        longest = max(longest, k[jobs[job, 0]])
-    resampled = pair_scratch(its, n_rows, n, vocab_size)
-    scratch = edit_scratch(n_rows if edits else 1, n if edits else 1, longest)
-    offset = -2 * gamma if edits else 0
+    jobs = left.jobs
+    n_rows, longest = _largest(texts, jobs[:, 0])
+    resampled = resample_scratch(problem, n_rows)
+    scratch = search_scratch(problem, n_rows, longest)
     for job in range(jobs.shape[0]):
         a = jobs[job, 0]
-        text = inverse[offsets[a] : offsets[a + 1]]
+        rows = texts.distinct_offsets[a + 1] - texts.distinct_offsets[a]
+        text, k = _tokens(texts, a), texts.k[a]
+        threshold = _without_gaps(value[a], problem, k)
         found = 0
         for pair in range(16 * jobs[job, 1], 16 * jobs[job, 2]):
-            bits = (open_masks[a, pair // 16] >> (2 * (pair % 16))) & 3
+            bits = (left.masks[a, pair // 16] >> (2 * (pair % 16))) & 3
             if bits == 0 or found >= limit[a]:
                 continue
-            both = make_pair(
-                seed_key,
-                its,
-                16 * base_group + pair,
-                rows[a],
-                n,
-                vocab_size,
-                denominator,
-                offset,
-                resampled,
-            )
+            both = make_pair(seed_key, problem, 16 * left.base + pair, rows, resampled)
             for half in range(2):
                 if not bits & (1 << half):
                     continue
-                costs = both[half, : rows[a]]
-                if edits:
-                    block = edit_search(costs, n, text, k[a], gamma, value[a], True, scratch)[1]
-                else:
-                    block = align_search(costs, n, text, k[a], value[a], True, scratch[0])[1]
-                if block >= 0:
+                costs = both[half, :rows]
+                if search(costs, problem, text, k, threshold, True, scratch)[1] >= 0:
                     hits[a, 2 * pair + half] = 1
                     found += 1
 
 
 @njit(nogil=True, cache=True)
-def tally(found, active, limit, count, hits, used):
-    """hits[a], used[a] of the first `count` columns of found (uint8 [texts, >= count]), up to limit[a] hits."""
-    for a in active:
+def tally(found, limit, count, hits, used):
+    """hits[a], used[a] of the first `count` columns of found (uint8 [N, >= count]), up to limit[a] hits."""
+    for a in range(limit.size):
         t = 0
         while t < count and hits[a] < limit[a]:
             hits[a] += found[a, t]
@@ -172,81 +149,45 @@ def tally(found, active, limit, count, hits, used):
 
 
 @njit(nogil=True, cache=True)
-def null_values(
-    seed_key,
-    its,
-    edits,
-    n,
-    gamma,
-    vocab_size,
-    denominator,
-    text,
-    n_rows,
-    k,
-    first,
-    last,
-    out,
-):
-    """out[t - first] = the statistic of one text under resample t, exactly: int32. text: inverse, int64 [m]."""
-    resampled = pair_scratch(its, n_rows, n, vocab_size)
-    scratch = edit_scratch(n_rows if edits else 1, n if edits else 1, k)
-    offset = -2 * gamma if edits else 0
+def null_values(problem, texts, a, resamples, out):
+    """out[t - first] = the statistic of text a under resample t, exactly: int32. resamples: `Resamples`."""
+    seed_key, first, stop = resamples
+    rows = texts.distinct_offsets[a + 1] - texts.distinct_offsets[a]
+    text, k = _tokens(texts, a), texts.k[a]
+    resampled = resample_scratch(problem, rows)
+    scratch = search_scratch(problem, rows, k)
     most = np.int32(2**31 - 1)
-    for pair in range(first // 2, (last + 1) // 2):
-        both = make_pair(seed_key, its, pair, n_rows, n, vocab_size, denominator, offset, resampled)
+    for pair in range(first // 2, (stop + 1) // 2):
+        both = make_pair(seed_key, problem, pair, rows, resampled)
         for half in range(2):
             t = 2 * pair + half
-            if first <= t < last:
-                if edits:
-                    found = edit_search(both[half], n, text, k, gamma, most, False, scratch)[0]
-                else:
-                    found = align_search(both[half], n, text, k, most, False, scratch[0])[0]
-                out[t - first] = found
+            if first <= t < stop:
+                found = search(both[half], problem, text, k, most, False, scratch)[0]
+                out[t - first] = found + 2 * problem.gamma * k
 
 
 @njit(nogil=True, cache=True)
-def observe(
-    costs,
-    source,
-    edits,
-    n,
-    gamma,
-    texts,
-    inverse,
-    offsets,
-    distinct_offsets,
-    k,
-    best,
-    value,
-    block,
-    tau,
-):
-    """value, block, tau [a] = the statistic of each text a in texts and where it is (first block, then window).
+def observe(problem, texts, members, costs, best, fits):
+    """Fill fits for the member texts (int64): the statistic and where it is (first block, then window).
 
-    If it exceeds best[a] (int32 [all texts]), value is 2**31 - 1, and block and tau are -1.
-
-    costs: int32 [R, >= n], one key's; source: int64, the row of costs of each distinct token (packed like the
-    distinct tokens); edits: bool [all texts].
+    costs: `CostTable`, on the host; best: int32 [N]: a text whose statistic exceeds it is left as it is.
     """
-    n_rows = 1
-    longest = 1
-    for a in texts:
-        n_rows = max(n_rows, distinct_offsets[a + 1] - distinct_offsets[a])
-        longest = max(longest, k[a])
+    n_rows, longest = _largest(texts, members)
+    n = problem.n
     matrix = np.empty((n_rows, n + 16), np.int32)
-    scratch = edit_scratch(n_rows, n, longest)
-    for a in texts:
-        first = distinct_offsets[a]
-        count = distinct_offsets[a + 1] - first
-        offset = -2 * gamma if edits[a] else 0
+    scratch = search_scratch(problem, n_rows, longest)
+    for a in members:
+        first = texts.distinct_offsets[a]
+        count = texts.distinct_offsets[a + 1] - first
         for i in range(count):
-            row = source[first + i]
+            row = costs.source[first + i]
             for j in range(n):
-                matrix[i, j] = costs[row, j] + offset
+                matrix[i, j] = costs.matrix[row, j] - 2 * problem.gamma
         wrap(n, matrix[:count])
-        text = inverse[offsets[a] : offsets[a + 1]]
-        if edits[a]:
-            found = edit_search(matrix[:count], n, text, k[a], gamma, best[a], False, scratch)
-        else:
-            found = align_search(matrix[:count], n, text, k[a], best[a], False, scratch[0])
-        value[a], block[a], tau[a] = found
+        k = texts.k[a]
+        most = _without_gaps(best[a], problem, k)
+        found = search(matrix[:count], problem, _tokens(texts, a), k, most, False, scratch)
+        if found[1] >= 0:
+            fits.value[a] = found[0] + 2 * problem.gamma * k
+            fits.block[a] = found[1]
+            fits.tau[a] = found[2]

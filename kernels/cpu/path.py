@@ -5,15 +5,14 @@ from numba import njit
 
 
 @njit(nogil=True, cache=True)
-def edit_path(costs, inverse, first, k, n, tau, gamma, out):
-    """out[l] = the key row (0 .. n - 1) that token first + l is matched with, or -1 where it is a gap.
+def edit_path(costs, problem, inverse, tau, out):
+    """out[l] = the key row (0 .. n - 1) that token l is matched with, or -1 where it is a gap; returns the cost.
 
-    costs: int32 [U, >= n], nothing taken off; out: int64 [k]. Memory: k * k * 1 byte. Matches win ties, so that
-    as many tokens as possible have a row.
+    costs: int32 [U, >= n], nothing taken off; inverse: int64 [k]; out: int64 [k]. Memory: k * k bytes. Matches win
+    ties, so that as many tokens as possible have a row.
     """
-    came = np.empty(
-        (k + 1, k + 1), np.int8
-    )  # 0: match, 1: the token is a gap, 2: the key row is a gap
+    n, gamma, k = problem.n, problem.gamma, inverse.size
+    came = np.empty((k + 1, k + 1), np.int8)  # 0: match, 1: the token is a gap, 2: the row is one
     value = np.empty(k + 1, np.int64)
     for j in range(k + 1):
         value[j] = gamma * j
@@ -23,7 +22,7 @@ def edit_path(costs, inverse, first, k, n, tau, gamma, out):
         value[0] = gamma * i
         came[i, 0] = 1
         for j in range(1, k + 1):
-            match = diagonal + costs[inverse[first + i - 1], (tau + j - 1) % n]
+            match = diagonal + costs[inverse[i - 1], (tau + j - 1) % n]
             up = value[j] + gamma
             left = value[j - 1] + gamma
             diagonal = value[j]

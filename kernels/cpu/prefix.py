@@ -7,27 +7,31 @@ pass over all windows gives the statistic of every prefix.
 import numpy as np
 from numba import njit
 
-from .edit import edit_lanes
-from .resample import make_pair, pair_scratch
+from ..constants import NOTHING
+from ..problem import EDIT
+from .edit import Block, Lanes, edit_lanes
+from .resample import make_pair, resample_scratch
 from .simd import load_i32, splat_i32, store
 
 
 @njit(nogil=True)
-def prefix_statistics(costs, edits, n, inverse, row, diagonal, out):
-    """out[l] = the least E[l + 1, l + 1] (or plain cost) of the prefix of l + 1 tokens: int32 [m].
+def prefix_statistics(costs, problem, inverse, row, diagonal, out):
+    """out[l] = the least alignment of the prefix of l + 1 tokens with any window: int32 [m].
 
-    costs: int32 [U, >= n + 16], rows wrapped, 2 gamma taken off with edits; row: int32 [>= 16 (m + 1)],
-    diagonal: int32 [16 m]: scratch.
+    costs: int32 [U, >= n + 16], rows wrapped, 2 gamma taken off; row: int32 [>= 16 (m + 1)], diagonal: int32 [16 m]:
+    scratch.
     """
     flat = costs.reshape(-1)
     width = costs.shape[1]
+    n = problem.n
     m = inverse.size
-    out[:] = 2**31 - 1
+    out[:] = NOTHING
     for tau in range(0, n, 16):
-        if edits:
+        if problem.alignment == EDIT:
             for j in range(m + 1):
                 store(row, j * 16, splat_i32(0))
-            edit_lanes(flat, width, 1, n, 0, tau, inverse, 0, m, m, row, diagonal)
+            block = Block(inverse, 0, m)
+            edit_lanes(Lanes(flat, width, 1, n, 0), tau, block, m, row, diagonal)
         else:
             total = splat_i32(0)
             for i in range(m):
@@ -36,47 +40,35 @@ def prefix_statistics(costs, edits, n, inverse, row, diagonal, out):
         for i in range(m):
             for lane in range(min(16, n - tau)):
                 out[i] = min(out[i], diagonal[16 * i + lane])
+    for i in range(m):
+        out[i] += 2 * problem.gamma * (i + 1)
 
 
 @njit(nogil=True, cache=True)
-def observe_prefixes(costs, edits, n, inverse, out):
+def observe_prefixes(costs, problem, inverse, out):
     """`prefix_statistics` of one key, allocating its own scratch."""
     m = inverse.size
     row = np.empty(16 * (m + 1), np.int32)
-    prefix_statistics(costs, edits, n, inverse, row, np.empty(16 * m, np.int32), out)
+    prefix_statistics(costs, problem, inverse, row, np.empty(16 * m, np.int32), out)
 
 
 @njit(nogil=True, cache=True)
-def prefix_hits(
-    seed_key,
-    its,
-    edits,
-    n,
-    gamma,
-    vocab_size,
-    denominator,
-    inverse,
-    n_rows,
-    value,
-    first,
-    last,
-    hits,
-):
-    """hits[l] += the number of resamples first .. last - 1 whose statistic of prefix l + 1 is <= value[l].
+def prefix_hits(problem, inverse, n_rows, value, resamples, hits):
+    """hits[l] += the number of resamples whose statistic of prefix l + 1 is <= value[l].
 
-    value: int32 [m]; hits: int64 [m]; first even.
+    value: int32 [m]; resamples: `Resamples`, first even; hits: int64 [m].
     """
+    seed_key, first, stop = resamples
     m = inverse.size
-    resampled = pair_scratch(its, n_rows, n, vocab_size)
+    scratch = resample_scratch(problem, n_rows)
     row = np.empty(16 * (m + 1), np.int32)
     diagonal = np.empty(16 * m, np.int32)
     null = np.empty(m, np.int32)
-    offset = -2 * gamma if edits else 0
-    for pair in range(first // 2, (last + 1) // 2):
-        both = make_pair(seed_key, its, pair, n_rows, n, vocab_size, denominator, offset, resampled)
+    for pair in range(first // 2, (stop + 1) // 2):
+        both = make_pair(seed_key, problem, pair, n_rows, scratch)
         for half in range(2):
-            if 2 * pair + half >= last:
+            if 2 * pair + half >= stop:
                 continue
-            prefix_statistics(both[half], edits, n, inverse, row, diagonal, null)
+            prefix_statistics(both[half], problem, inverse, row, diagonal, null)
             for i in range(m):
                 hits[i] += null[i] <= value[i]

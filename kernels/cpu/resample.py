@@ -5,9 +5,11 @@ Resample t gets a number for (i, j), i the text's i-th distinct token and j the 
 Resamples come in pairs: the two 16-bit halves of a ChaCha word belong to t = 2 pair and t = 2 pair + 1. Key row
 j is word w of block b with j = w * S + b, S = ceil(n / 16), so that neighbouring blocks hold neighbouring rows.
 
-exp: the high 16 bits of u decide a lower bound of the cost; the low 16 bits are only made when it matters.
-its: u has 16 bits; the ranks of the distinct tokens are drawn without replacement.
+Unranked costs (exp): the high 16 bits of u decide a lower bound of the cost; the low 16 bits are only made when it
+matters. Ranked costs (its): u has 16 bits; the ranks of the distinct tokens are drawn without replacement.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -20,6 +22,7 @@ from ..constants import (
     ITS_SCALE,
     ROUNDS,
 )
+from ..problem import ITS
 from .chacha import blocks
 from .costs import exp_cost
 from .simd import (
@@ -166,12 +169,13 @@ def eta(rank, denominator):
 
 
 @njit(nogil=True)
-def its_etas(seed_key, t, n_rows, vocab_size, denominator, seen, out):
-    """eta of n_rows distinct random ranks below vocab_size, the i-th distinct token's: int32 [n_rows].
+def its_etas(seed_key, t, n_rows, problem, seen, out):
+    """eta of n_rows distinct random ranks below V, the i-th distinct token's: int32 [n_rows].
 
-    seen: int32 [vocab_size + 1], scratch: stamps of the ranks drawn, last the newest stamp (zeros at first).
+    seen: int32 [V + 1], scratch: stamps of the ranks drawn, last the newest stamp (zeros at first).
     Draws that repeat a rank are passed over.
     """
+    vocab_size = problem.vocab_size
     seen[vocab_size] += 1
     stamp = seen[vocab_size]
     words = np.empty(256, np.uint32)
@@ -189,16 +193,17 @@ def its_etas(seed_key, t, n_rows, vocab_size, denominator, seen, out):
         draw += 1
         if seen[rank] != stamp:
             seen[rank] = stamp
-            out[i] = eta(rank, denominator)
+            out[i] = eta(rank, problem.denominator)
             i += 1
 
 
 @njit(nogil=True)
-def its_bounds(seed_key, group, n_rows, n, vocab_size, denominator, shift, gap2, seen, out):
-    """out[i, j, l]: int16 lower bound of (cost - gap2) / 2**shift of resample 32 group + l (see `exp_bounds`).
+def its_bounds(seed_key, group, n_rows, problem, shift, seen, out):
+    """out[i, j, l]: int16 lower bound of (cost - 2 gamma) / 2**shift of resample 32 group + l (see `exp_bounds`).
 
     abs(u - eta) >= 2 abs(u // 2 - eta // 2) - 3, eta // 2 cut to 15 bits.
     """
+    n = problem.n
     uniforms = np.empty((n, 32), np.int16)
     etas = np.empty((n_rows, 32), np.int16)
     even = np.empty(n, np.int32)
@@ -210,12 +215,12 @@ def its_bounds(seed_key, group, n_rows, n, vocab_size, denominator, shift, gap2,
             uniforms[j, 2 * lane] = even[j] >> 1
             uniforms[j, 2 * lane + 1] = odd[j] >> 1
     for lane in range(32):
-        its_etas(seed_key, 32 * group + lane, n_rows, vocab_size, denominator, seen, eta_of)
+        its_etas(seed_key, 32 * group + lane, n_rows, problem, seen, eta_of)
         for i in range(n_rows):
             etas[i, lane] = min(eta_of[i] >> 1, 32767)
     flat_uniforms = uniforms.reshape(-1)
     flat_etas = etas.reshape(-1)
-    gap = splat_i16((gap2 + (1 << shift) - 1) >> shift)
+    gap = splat_i16((2 * problem.gamma + (1 << shift) - 1) >> shift)
     down = min(shift - 1, 15)  # a shift by more than 15 bits is not defined for int16
     for i in range(n_rows):
         e = load_i16(flat_etas, i * 32)
@@ -225,55 +230,68 @@ def its_bounds(seed_key, group, n_rows, n, vocab_size, denominator, shift, gap2,
             store(out, (i * n + j) * 32, shift_right(d, down) - gap)
 
 
-@njit(nogil=True)
-def its_pair(
-    seed_key, pair, n_rows, n, vocab_size, denominator, offset, seen, uniforms, etas, even, odd
-):
-    """Costs plus offset of resamples 2 pair and 2 pair + 1 (see `exp_pair`).
+class Scratch(NamedTuple):
+    """Arrays for resamples of at most n_rows distinct tokens.
 
-    uniforms: int32 [2, n], etas: int32 [n_rows], seen: int32 [vocab_size + 1]: scratch.
+    both: int32 [2, n_rows, >= n + 16], the costs of a pair; the rest for ranked costs: uniforms int32 [2, n],
+    etas int32 [n_rows], seen int32 [V + 1].
     """
-    its_uniforms(seed_key, pair, n, uniforms[0], uniforms[1])
-    for half in range(2):
-        its_etas(seed_key, 2 * pair + half, n_rows, vocab_size, denominator, seen, etas)
-        out = odd if half else even
-        flat = out.reshape(-1)
-        for i in range(n_rows):
-            for j in range(n):
-                out[i, j] = abs(uniforms[half, j] - etas[i]) + offset
-            _wrap_row(flat, i * out.shape[1], n)
+
+    both: np.ndarray
+    uniforms: np.ndarray
+    etas: np.ndarray
+    seen: np.ndarray
 
 
 @njit(nogil=True)
-def pair_scratch(its, n_rows, n, vocab_size):
-    """Arrays for `make_pair` on at most n_rows distinct tokens; the first holds the costs."""
-    return (
+def resample_scratch(problem, n_rows):
+    """`Scratch` for a problem."""
+    n = problem.n
+    ranked = problem.cost == ITS
+    return Scratch(
         np.empty((2, n_rows, n + (n + 15) // 16 + 32), np.int32),
-        np.empty((2, n if its else 1), np.int32),
-        np.empty(n_rows if its else 1, np.int32),
-        np.zeros(vocab_size + 1 if its else 1, np.int32),
+        np.empty((2, n if ranked else 1), np.int32),
+        np.empty(n_rows if ranked else 1, np.int32),
+        np.zeros(problem.vocab_size + 1 if ranked else 1, np.int32),
     )
 
 
 @njit(nogil=True)
-def make_pair(seed_key, its, pair, n_rows, n, vocab_size, denominator, offset, scratch):
-    """Costs plus offset of resamples 2 pair and 2 pair + 1: int32 [2, >= n_rows, >= n + 16], rows wrapped."""
-    both, uniforms, etas, seen = scratch
-    if its:
-        its_pair(
-            seed_key,
-            pair,
-            n_rows,
-            n,
-            vocab_size,
-            denominator,
-            offset,
-            seen,
-            uniforms,
-            etas,
-            both[0],
-            both[1],
-        )
+def its_pair(seed_key, problem, pair, n_rows, scratch):
+    """Costs less 2 gamma of resamples 2 pair and 2 pair + 1 (see `exp_pair`), in scratch.both."""
+    n = problem.n
+    etas = scratch.etas
+    its_uniforms(seed_key, pair, n, scratch.uniforms[0], scratch.uniforms[1])
+    for half in range(2):
+        its_etas(seed_key, 2 * pair + half, n_rows, problem, scratch.seen, etas)
+        out = scratch.both[half]
+        u = scratch.uniforms[half]
+        flat = out.reshape(-1)
+        for i in range(n_rows):
+            for j in range(n):
+                out[i, j] = abs(u[j] - etas[i]) - 2 * problem.gamma
+            _wrap_row(flat, i * out.shape[1], n)
+
+
+@njit(nogil=True)
+def make_pair(seed_key, problem, pair, n_rows, scratch):
+    """Costs less 2 gamma of resamples 2 pair and 2 pair + 1: int32 [2, >= n_rows, >= n + 16], rows wrapped."""
+    both = scratch.both
+    if problem.cost == ITS:
+        its_pair(seed_key, problem, pair, n_rows, scratch)
     else:
-        exp_pair(seed_key, pair, n_rows, n, offset, both[0], both[1])
+        exp_pair(seed_key, pair, n_rows, problem.n, -2 * problem.gamma, both[0], both[1])
     return both
+
+
+@njit(nogil=True)
+def make_bounds(seed_key, problem, group, n_rows, shift, seen, out):
+    """Lower bounds of (cost - 2 gamma) / 2**shift of resamples 32 group ..: flat int16 [n_rows * n * 32].
+
+    seen: int32 [V + 1] for ranked costs (see `its_etas`).
+    """
+    if problem.cost == ITS:
+        its_bounds(seed_key, group, n_rows, problem, shift, seen, out)
+    else:
+        terms = exp_bound_terms(shift, -2 * problem.gamma)
+        exp_bounds(seed_key, group, n_rows, problem.n, terms, out)

@@ -1,23 +1,23 @@
-"""The test statistic of one key by branch and bound: the least edit alignment over all blocks and key windows.
+"""The test statistic of one key: the least alignment over all blocks and key windows, edit alignments by branch and bound.
 
 Windows form a tree: a node splits into sixteen neighbouring super-windows, bounded together (one in each lane,
-`edit_bounds`), down to leaves of at most sixteen windows, aligned exactly (`edit_windows`). A node is skipped
+`super_windows`), down to leaves of at most sixteen windows, aligned exactly (`edit_windows`). A node is skipped
 only if its bound exceeds the best value so far, so the result is the one that brute force gives.
 """
 
 import numpy as np
 from numba import njit
 
-from .edit import edit_bounds, edit_windows, interleave, interleaved_lanes
-
-NOTHING = np.int32(2**31 - 1)
-"""A value that no alignment reaches."""
+from ..constants import NOTHING
+from ..problem import EDIT
+from .edit import Block, edit_windows, interleave, interleaved_lanes, super_windows
+from .plain import plain_search
 
 
 @njit(nogil=True)
-def edit_scratch(n_rows, n, k):
-    """Scratch arrays for `edit_search` on cost matrices of at most n_rows rows."""
-    span = n
+def search_scratch(problem, n_rows, k):
+    """Scratch arrays for `search` on cost matrices of at most n_rows rows and blocks of at most k tokens."""
+    span = problem.n if problem.alignment == EDIT else 1
     size = 16
     row = 16 * (k + 1)
     while span > 16:
@@ -32,6 +32,18 @@ def edit_scratch(n_rows, n, k):
         np.empty((128, 4), np.int64),
         np.empty(8, np.int64),
     )
+
+
+@njit(nogil=True)
+def search(costs, problem, inverse, k, best, decide, scratch):
+    """(value, block, tau) of the least alignment that is <= best, or (NOTHING, -1, -1).
+
+    costs: int32 [U, >= n + 16], 2 gamma taken off, rows wrapped; the value lacks 2 gamma k, too. Among equal values
+    the first block, then the first window, wins. With decide, return at the first value <= best that is found.
+    """
+    if problem.alignment == EDIT:
+        return edit_search(costs, problem, inverse, k, best, decide, scratch)
+    return plain_search(costs, problem.n, inverse, k, best, decide, scratch[0])
 
 
 @njit(nogil=True)
@@ -57,15 +69,11 @@ def _push_children(row, level, lo, span, end, best, stack, top):
 
 
 @njit(nogil=True)
-def edit_search(costs, n, inverse, k, gamma, best, decide, scratch):
-    """(value, block, tau) of the least E[k, k] that is <= best, or (NOTHING, -1, -1).
-
-    costs: int32 [U, >= n + 16], 2 gamma taken off, rows wrapped. Among equal values the first block, then the
-    first window, wins. With decide, return at the first value <= best that is found, whichever it is.
-    """
+def edit_search(costs, problem, inverse, k, best, decide, scratch):
+    """`search` of edit alignments."""
+    n, gamma = problem.n, problem.gamma
     row, tree, offsets, stack, built = scratch
-    flat = costs.reshape(-1)
-    value, block, tau = NOTHING, -1, -1
+    value, block, tau = np.int32(NOTHING), -1, -1
     built[:] = -1
     for b in range(inverse.size - k + 1):
         stack[0, 0] = 0
@@ -81,7 +89,7 @@ def edit_search(costs, n, inverse, k, gamma, best, decide, scratch):
             if stack[top, 3] > best:
                 continue
             if end - lo <= 16:
-                edit_windows(flat, costs.shape[1], n, inverse, b, k, lo, row)
+                edit_windows(costs, n, Block(inverse, b, k), lo, row)
                 for lane in range(end - lo):
                     found = row[lane]
                     if (found < value and found <= best) or (
@@ -101,6 +109,6 @@ def edit_search(costs, n, inverse, k, gamma, best, decide, scratch):
             if built[level] != lo:
                 interleave(costs, n, lo, span, lanes, offsets, tree[base:])
                 built[level] = lo
-            edit_bounds(tree[base:], lanes, span, inverse, b, k, gamma, row)
+            super_windows(tree[base:], lanes, span, Block(inverse, b, k), gamma, row)
             top = _push_children(row, level + 1, lo, span, end, best, stack, top)
     return value, block, tau

@@ -304,7 +304,6 @@ float_to_int = _convert(f32x16, i32x16, lambda builder, a, vty: builder.fptosi(a
 float_bits = _convert(f32x16, i32x16, lambda builder, a, vty: builder.bitcast(a, vty))
 bits_float = _convert(i32x16, f32x16, lambda builder, a, vty: builder.bitcast(a, vty))
 halves = _convert(i32x16, i16x32, lambda builder, a, vty: builder.bitcast(a, vty))
-words = _convert(i16x32, i32x16, lambda builder, a, vty: builder.bitcast(a, vty))
 
 
 # Looking at lanes

@@ -8,12 +8,12 @@ Lanes are sixteen neighbouring diagonals of one key.
 import numpy as np
 from numba import njit
 
-from .search import NOTHING
+from ..constants import NOTHING
 from .simd import less_equal_mask, load_i32, splat_i32, store
 
 
 @njit(nogil=True)
-def align_search(costs, n, inverse, k, best, decide, lanes):
+def plain_search(costs, n, inverse, k, best, decide, lanes):
     """(value, block, tau) of the least cost that is <= best, or (NOTHING, -1, -1).
 
     costs: int32 [U, >= n + 16], rows wrapped; lanes: int32 [16], scratch. Among equal values the first block,
@@ -21,7 +21,7 @@ def align_search(costs, n, inverse, k, best, decide, lanes):
     """
     flat = costs.reshape(-1)
     width = costs.shape[1]
-    value, block, tau = NOTHING, -1, -1
+    value, block, tau = np.int32(NOTHING), -1, -1
     for start in range(0, n, 16):
         count = min(16, n - start)
         total = splat_i32(0)
@@ -52,7 +52,7 @@ def align_search(costs, n, inverse, k, best, decide, lanes):
 
 
 @njit(nogil=True, cache=True)
-def align_all(costs, n, inverse, k, out):
+def plain_all(costs, n, inverse, k, out):
     """out[b, tau] = cost of block b at window tau: all of them, int32 [m - k + 1, n]."""
     flat = costs.reshape(-1)
     width = costs.shape[1]

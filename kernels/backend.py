@@ -1,0 +1,115 @@
+"""`Backend`: what a backend does, as a class with defaults. `kernels.resolve` is the one place where one is chosen.
+
+Shared arguments of the methods:
+
+    problem : Problem, the test in integers; texts : Texts, N packed texts.
+    value, best : int32 [N], statistics: alignment costs in cost units, whatever the kernels work on inside.
+    resamples : Resamples. A resampled number is a function of (seed, resample, distinct token, key row) alone, so
+        no result depends on the batch, the threads or the backend.
+    threads : int, CPU threads that may be used.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .problem import CostTable, Fits, Problem, Resamples, Texts
+
+Sampler = Callable[[Any, str, Any, float, Any, int], None]
+"""(logits [B, V], dtype name, key rows int64 [B], inverse temperature, out int64 [B], stream) -> None: writes the tokens
+to out; -1 for a row without a distribution (all -inf or NaN, or with +inf in it). Arrays are the backend's own."""
+
+
+class ExpNumbers(NamedTuple):
+    """What exponential minimum sampling draws from: a ChaCha key, uint32 [8], and a domain of it."""
+
+    secret: np.ndarray
+    domain: int
+
+
+class ItsNumbers(NamedTuple):
+    """What inverse transform sampling draws from: order int32 [V], the token of each rank; words uint32 [n], u of
+    each key row times 2**32."""
+
+    order: np.ndarray
+    words: np.ndarray
+
+
+class Backend:
+    """The contract. A new backend overrides what says NotImplementedError, and what it can do better."""
+
+    name = ""
+    logits: tuple[str, ...] = ("float32",)
+    """Names of the dtypes that its samplers read."""
+
+    def why_not(self) -> str | None:
+        """Why it cannot run here, with the remedy; None where it can."""
+        return None
+
+    # Costs of one key
+
+    def exp_costs(self, secret: np.ndarray, tokens: np.ndarray, n: int, threads: int) -> Any:
+        """Costs of tokens (int64 [U]) at key rows 0 .. n - 1: the matrix of a `CostTable`. secret: uint32 [8]."""
+        raise NotImplementedError
+
+    def exp_table(self, secret: np.ndarray, vocab_size: int, n: int, threads: int) -> Any:
+        """Costs of every token, [>= V, >= n], kept where they are used: the matrix of a `CostTable`."""
+        raise NotImplementedError
+
+    def gather(self, costs: CostTable, n: int) -> np.ndarray:
+        """The rows of a `CostTable`, on the host: int32 [len(source), n]."""
+        return np.ascontiguousarray(costs.matrix[costs.source, :n])
+
+    # Statistics of texts
+
+    def observe(
+        self, problem: Problem, texts: Texts, costs: CostTable, best: np.ndarray, threads: int
+    ) -> Fits:
+        """The statistic of each text under one key, and where it is; not found where it exceeds best."""
+        raise NotImplementedError
+
+    def tally(
+        self,
+        problem: Problem,
+        texts: Texts,
+        value: np.ndarray,
+        limit: np.ndarray,
+        resamples: Resamples,
+        threads: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(hits, used): int64 [N] each, of the resamples in order, up to limit[a] (int64 [N]) hits of a text.
+
+        A hit is a resample whose statistic is <= value. used is the number of resamples looked at: all of them, or
+        up to the one that is hit number limit[a]. A text of limit 0 is not looked at.
+        """
+        raise NotImplementedError
+
+    def null_values(
+        self, problem: Problem, texts: Texts, a: int, resamples: Resamples, threads: int
+    ) -> np.ndarray:
+        """The statistic of text a under each of the resamples: int32 [stop - first]."""
+        raise NotImplementedError
+
+    # Every prefix of one text, aligned whole
+
+    def observe_prefixes(self, problem: Problem, texts: Texts, costs: CostTable) -> np.ndarray:
+        """The statistic of every prefix of the only text: int32 [m]."""
+        raise NotImplementedError
+
+    def prefix_hits(
+        self,
+        problem: Problem,
+        texts: Texts,
+        value: np.ndarray,
+        resamples: Resamples,
+        threads: int,
+    ) -> np.ndarray:
+        """How many of the resamples fit each prefix at least as well as value (int32 [m]): int64 [m]."""
+        raise NotImplementedError
+
+    # Drawing tokens
+
+    def sampler(self, numbers: ExpNumbers | ItsNumbers, device: int | None = None) -> Sampler:
+        """What draws tokens from logits with these numbers; device: which one, where there are several."""
+        raise NotImplementedError

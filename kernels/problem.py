@@ -1,0 +1,224 @@
+"""What kernels are told: one test in integers (`Problem`), a batch of texts (`Texts`), and what belongs together in a call.
+
+All are NamedTuples: Numba compiles them, CUDA gets the same fields as structs. Both backends take these; everything
+here is host logic that must not be written twice.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .constants import EXP_COST_MIN, EXP_SCALE, ITS_SCALE, MAX_BLOCK, NOTHING
+
+# Alignments: how a block of text is laid along the key.
+PLAIN = 0
+"""Token by token."""
+EDIT = 1
+"""With insertions and deletions, each of cost gamma (paper, Definition 4)."""
+
+# Token costs, by the numbers they are made from.
+EXP = 0
+"""log(1 - u), u of (row, token) (paper, section 2.3)."""
+ITS = 1
+"""abs(u - eta), u of the row, eta of the token's rank (paper, section 2.2)."""
+
+
+class Cost(NamedTuple):
+    """The range of an integer token cost.
+
+    scale: units per 1.0 (nats for exp); least, most: in units; drift: what a resample reaches per token, about, in
+    units (int16 bounds are centred on it); ranked: whether the numbers are a row's u and a token's rank, shared by
+    all tokens, instead of a word for each (row, token).
+    """
+
+    scale: int
+    least: int
+    most: int
+    drift: float
+    ranked: bool
+
+
+COSTS = (
+    Cost(EXP_SCALE, EXP_COST_MIN, 0, 2.5 * EXP_SCALE, False),
+    Cost(ITS_SCALE, 0, ITS_SCALE, 1.0 * ITS_SCALE, True),
+)
+"""By code: COSTS[EXP], COSTS[ITS]."""
+
+
+class Problem(NamedTuple):
+    """One test in integers.
+
+    cost, alignment: codes; n: key length; gamma: gap cost in cost units, 0 where the alignment has no gaps;
+    vocab_size: V; denominator: of eta(r) = r / denominator (ranked costs).
+    """
+
+    cost: int
+    alignment: int
+    n: int
+    gamma: int
+    vocab_size: int
+    denominator: int
+
+    @property
+    def scale(self) -> int:
+        """Cost units per 1.0 (nats for exp)."""
+        return COSTS[self.cost].scale
+
+    @property
+    def span(self) -> int:
+        """The largest absolute token cost, in units; also the range of token costs."""
+        cost = COSTS[self.cost]
+        return max(cost.most, -cost.least)
+
+    def largest_gamma(self, k: int) -> int:
+        """The largest gap cost, in units, with which no partial sum of a block of k tokens leaves int32."""
+        return (NOTHING - k * self.span) // (3 * k + (self.n + 15) // 16)
+
+    def gaps_useless(self, k: int) -> bool:
+        """Whether no alignment of k tokens with k rows can gain from a gap: then it equals the plain one."""
+        return 2 * self.gamma >= k * self.span
+
+    def of_block(self, k: int) -> "Problem":
+        """The problem that a block of k tokens poses: the plain one where gaps are useless."""
+        if self.alignment == EDIT and self.gaps_useless(k):
+            return self._replace(alignment=PLAIN, gamma=0)
+        return self
+
+    def parts(self, texts: "Texts", members: np.ndarray) -> list[tuple["Problem", np.ndarray]]:
+        """The problems that these texts (int64) pose, each with its texts: what `of_block` says of each."""
+        useless = np.array([self.of_block(k) != self for k in texts.k[members].tolist()], bool)
+        found = [(self, members[~useless])]
+        if useless.any():
+            found.append((self._replace(alignment=PLAIN, gamma=0), members[useless]))
+        return [(problem, part) for problem, part in found if len(part)]
+
+    def windows(self, k: int) -> int:
+        """How many windows of k rows one int16 bound covers: more are cheaper, but bounded less tightly."""
+        pieces = max(1, self.n // max(64, k))
+        return -(-self.n // pieces)
+
+    def bits_lost(self, k: int) -> int:
+        """Bits that costs lose in the int16 bounds of a block of k tokens, so that they seldom saturate."""
+        per_token = COSTS[self.cost].drift
+        gaps = self.gamma * (self.windows(k) + k)
+        most = max(k * per_token, gaps, self.span + 2 * self.gamma)
+        return max(1, int(np.ceil(np.log2(most / 32_000))))
+
+
+class Texts(NamedTuple):
+    """Packed texts. Text a has tokens distinct[distinct_offsets[a]:...][inverse[offsets[a]:...]].
+
+    inverse: int64 [sum m]; offsets: int64 [N + 1]; distinct: int64 [sum U], token ids;
+    distinct_offsets: int64 [N + 1]; k: int64 [N], block lengths.
+    """
+
+    inverse: np.ndarray
+    offsets: np.ndarray
+    distinct: np.ndarray
+    distinct_offsets: np.ndarray
+    k: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """N, the number of texts."""
+        return len(self.k)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Distinct tokens of each text: int64 [N]."""
+        return np.diff(self.distinct_offsets)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each text: int64 [N]."""
+        return np.diff(self.offsets)
+
+    def take(self, members: np.ndarray) -> "Texts":
+        """Some of the texts (int64), in that order."""
+
+        def pieces(values: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            parts = [values[edges[a] : edges[a + 1]] for a in members]
+            sizes = np.array([len(part) for part in parts], np.int64)
+            return np.concatenate([values[:0], *parts]), np.concatenate([[0], np.cumsum(sizes)])
+
+        inverse, offsets = pieces(self.inverse, self.offsets)
+        distinct, distinct_offsets = pieces(self.distinct, self.distinct_offsets)
+        return Texts(inverse, offsets, distinct, distinct_offsets, self.k[members])
+
+
+class CostTable(NamedTuple):
+    """Costs of one key. matrix: int32 [R, >= n], on the host or where the backend keeps it; source: int64 [sum U],
+    the row of matrix of each distinct token of each text."""
+
+    matrix: Any
+    source: np.ndarray
+
+
+class Resamples(NamedTuple):
+    """Resamples first .. stop - 1 of a seed. seed_key: uint32 [8], a ChaCha key; first: a multiple of 32 for counts,
+    even for statistics."""
+
+    seed_key: np.ndarray
+    first: int
+    stop: int
+
+
+class Fits(NamedTuple):
+    """The statistic of each text and where it is: value int32, in cost units; block, tau int64 [N].
+
+    (NOTHING, -1, -1) where the statistic exceeds what was asked for.
+    """
+
+    value: np.ndarray
+    block: np.ndarray
+    tau: np.ndarray
+
+
+def distinct_tokens(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(distinct tokens in order of first occurrence, inverse): text == distinct[inverse], both int64.
+
+    In this order a prefix of a text has a prefix of its distinct tokens, and so the same resampled keys.
+    """
+    tokens, first, inverse = np.unique(text, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return tokens[order], rank[inverse]
+
+
+def pack(texts: Sequence[np.ndarray], block_length: int | None) -> Texts:
+    """Pack int64 token sequences: at least one, each of at least one token and of at least block_length."""
+    parts = [distinct_tokens(text) for text in texts]
+    lengths = np.array([len(text) for text in texts], np.int64)
+    rows = np.array([len(distinct) for distinct, _ in parts], np.int64)
+    return Texts(
+        inverse=np.concatenate([inverse for _, inverse in parts]),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        distinct=np.concatenate([distinct for distinct, _ in parts]),
+        distinct_offsets=np.concatenate([[0], np.cumsum(rows)]).astype(np.int64),
+        k=np.full(len(texts), block_length, np.int64) if block_length else lengths,
+    )
+
+
+def block_error(problem: Problem, length: int, k: int) -> str | None:
+    """Why a text of `length` tokens cannot be aligned in blocks of k, or None."""
+    if length == 0:
+        return "the text has no tokens: at least one is needed"
+    if k > length:
+        return (
+            f"block_length {k} exceeds the text's {length} tokens: "
+            "use a longer text or a smaller block_length"
+        )
+    if k > MAX_BLOCK:
+        return (
+            f"a block of {k} tokens exceeds the limit of {MAX_BLOCK}: "
+            f"set block_length to at most {MAX_BLOCK}"
+        )
+    most = problem.largest_gamma(k)
+    if problem.of_block(k).gamma > most:
+        return (
+            f"gap {problem.gamma / problem.scale:g} exceeds {most / problem.scale:.6g}, the most that "
+            f"32-bit sums hold for a block of {k} tokens: use a smaller gap or a smaller block_length"
+        )
+    return None

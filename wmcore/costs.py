@@ -1,0 +1,102 @@
+"""The token costs of one key, for any tokens: what a `Detector` keeps between batches.
+
+A source is made by `Key.costs` or `PublishedKey.costs`. Its `table` gives costs where the backend wants them.
+"""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from wmcore.kernels import Backend
+from wmcore.kernels.problem import CostTable, Problem
+from wmcore.published import exp_costs
+
+# A table of all costs is kept once this share of the vocabulary has been asked for, and if it fits.
+_TABLE_AFTER = 1 / 16
+_TABLE_LIMIT = 1 << 28
+
+
+class CostSource:
+    """Costs of int64 token ids below V, in the cost units of a problem."""
+
+    def table(self, tokens: np.ndarray, backend: Backend, threads: int) -> CostTable:
+        """The costs of tokens (int64 [U], repeats allowed)."""
+        distinct, rows = np.unique(tokens, return_inverse=True)
+        return CostTable(self.matrix(distinct, backend, threads), rows)
+
+    def matrix(self, tokens: np.ndarray, backend: Backend, threads: int) -> np.ndarray:
+        """int32 [U, >= n] of distinct tokens."""
+        raise NotImplementedError
+
+
+class ChaChaCosts(CostSource):
+    """Costs of a ChaCha key's words, made by the backend. A table of all is made once it pays."""
+
+    def __init__(self, words: np.ndarray, problem: Problem) -> None:
+        self._words = words
+        self._problem = problem
+        self.__setstate__({})
+
+    def table(self, tokens: np.ndarray, backend: Backend, threads: int) -> CostTable:
+        n, vocab_size = self._problem.n, self._problem.vocab_size
+        with self._lock:
+            self._asked += len(tokens)
+            if (
+                self._table is None
+                and self._asked > _TABLE_AFTER * vocab_size
+                and vocab_size * n * 4 <= _TABLE_LIMIT
+            ):
+                self._table = backend.exp_table(self._words, vocab_size, n, threads)
+            table = self._table
+        if table is not None:
+            return CostTable(table, tokens)
+        return super().table(tokens, backend, threads)
+
+    def matrix(self, tokens: np.ndarray, backend: Backend, threads: int) -> np.ndarray:
+        return backend.exp_costs(self._words, tokens, self._problem.n, threads)
+
+    def __getstate__(self) -> dict:
+        return {"_words": self._words, "_problem": self._problem}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+        self._asked = 0
+        self._table = None
+
+
+class UniformCosts(CostSource):
+    """Costs of a table of uniforms, made when first needed. make_xi: () -> float32 [n, V], kept by the key."""
+
+    def __init__(self, make_xi: Callable[[], np.ndarray]) -> None:
+        self._make_xi = make_xi
+
+    def matrix(self, tokens: np.ndarray, backend: Backend, threads: int) -> np.ndarray:
+        return exp_costs(self._make_xi().T[tokens])
+
+
+class RankCosts(CostSource):
+    """abs(u - eta) of a row's u and a token's eta. make: () -> (u int64 [n], order int32 [V]), in cost units."""
+
+    def __init__(
+        self, make: Callable[[], tuple[np.ndarray, np.ndarray]], problem: Problem
+    ) -> None:
+        self._make = make
+        self._problem = problem
+        self._parts: tuple[np.ndarray, np.ndarray] | None = None
+
+    def matrix(self, tokens: np.ndarray, backend: Backend, threads: int) -> np.ndarray:
+        if self._parts is None:
+            u, order = self._make()
+            rank = np.empty(len(order), np.int64)
+            rank[order] = np.arange(len(order))
+            self._parts = u, eta_units(rank, self._problem)
+        u, eta = self._parts
+        return np.abs(u[None, :] - eta[tokens][:, None]).astype(np.int32)
+
+
+def eta_units(rank: np.ndarray, problem: Problem) -> np.ndarray:
+    """eta(rank) = rank / denominator in cost units, rounded to nearest: int64."""
+    denominator = problem.denominator
+    return (rank * problem.scale + denominator // 2) // max(denominator, 1)

@@ -1,0 +1,142 @@
+"""`Engine`: one test on one backend. It packs texts, asks a key for costs, fits and tallies; what leaves is in user units.
+
+Detection, identification, prefixes, calibration, scans and the published functions all go through it.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from wmcore.costs import CostSource
+from wmcore.errors import WatermarkError
+from wmcore.kernels import Backend, load, resolve
+from wmcore.kernels.constants import NOTHING
+from wmcore.kernels.problem import (
+    EDIT,
+    CostTable,
+    Fits,
+    Problem,
+    Resamples,
+    Texts,
+    block_error,
+    distinct_tokens,
+    pack,
+)
+
+
+class Alignment(NamedTuple):
+    """How a block of text met the key.
+
+    positions : int64 [k], positions in the text; rows : int64 [k], the key row of each, or -1 for a gap;
+    costs : float64 [k], the token cost (nats for exp; NaN for a gap). Lower is a better fit: an exp cost averages
+    -1 by chance, an its cost 1/3.
+    """
+
+    positions: np.ndarray
+    rows: np.ndarray
+    costs: np.ndarray
+
+
+class Engine:
+    """A problem, the block length that texts are packed with, and a backend that works on them.
+
+    Parameters
+    ----------
+    backend : str or Backend
+        A name for `kernels.resolve`; WatermarkError if it is unknown or cannot run here.
+    problem : Problem
+    block_length : int or None
+        None aligns whole texts.
+    threads : int
+        CPU threads. No result depends on it.
+    """
+
+    def __init__(
+        self, backend: str | Backend, problem: Problem, block_length: int | None, threads: int
+    ) -> None:
+        if isinstance(backend, str):
+            try:
+                backend = resolve(backend)
+            except ValueError as error:
+                raise WatermarkError(str(error)) from None
+        self.backend = backend
+        self.problem = problem
+        self.block_length = block_length
+        self.threads = threads
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "backend": self.backend.name}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, backend=load(state["backend"]))
+
+    def on_threads(self, threads: int) -> "Engine":
+        """The same on another number of threads."""
+        return Engine(self.backend, self.problem, self.block_length, threads)
+
+    def error(self, length: int) -> str | None:
+        """Why a text of this length cannot be tested, or None."""
+        return block_error(self.problem, length, self.block_length or length)
+
+    def pack(self, arrays: Sequence[np.ndarray]) -> Texts:
+        """int64 token sequences, none of which has an `error`, as the kernels take them."""
+        return pack(arrays, self.block_length)
+
+    def units(self, value: np.ndarray) -> np.ndarray:
+        """Statistics in user units (nats for exp): float64."""
+        return value / self.problem.scale
+
+    def costs(self, source: CostSource, tokens: np.ndarray) -> CostTable:
+        """Costs of tokens (int64 [U]) under a key."""
+        return source.table(tokens, self.backend, self.threads)
+
+    def matrix(self, source: CostSource, tokens: np.ndarray) -> np.ndarray:
+        """Costs of tokens at every key row, in cost units: int32 [U, n]."""
+        return self.backend.gather(self.costs(source, tokens), self.problem.n)
+
+    def fit(self, texts: Texts, source: CostSource, best: np.ndarray | None = None) -> Fits:
+        """The statistic of each text under a key; not found where it exceeds best (int32 [N])."""
+        if best is None:
+            best = np.full(texts.size, NOTHING, np.int32)
+        costs = self.costs(source, texts.distinct)
+        return self.backend.observe(self.problem, texts, costs, best, self.threads)
+
+    def tally(
+        self, texts: Texts, value: np.ndarray, limit: np.ndarray, resamples: Resamples
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(hits, used) of the resamples: `Backend.tally`."""
+        return self.backend.tally(self.problem, texts, value, limit, resamples, self.threads)
+
+    def null(self, texts: Texts, a: int, resamples: Resamples) -> np.ndarray:
+        """The statistics of text a under resampled keys, in user units: float64 [stop - first]."""
+        found = self.backend.null_values(self.problem, texts, a, resamples, self.threads)
+        return self.units(found)
+
+    def prefixes(self, texts: Texts, source: CostSource) -> np.ndarray:
+        """The statistic of every prefix of the only text: int32 [m]."""
+        costs = self.costs(source, texts.distinct)
+        return self.backend.observe_prefixes(self.problem, texts, costs)
+
+    def prefix_hits(self, texts: Texts, value: np.ndarray, resamples: Resamples) -> np.ndarray:
+        """How many resamples fit each prefix at least as well: int64 [m]."""
+        return self.backend.prefix_hits(self.problem, texts, value, resamples, self.threads)
+
+    def alignment(
+        self, tokens: np.ndarray, source: CostSource, block: int, shift: int
+    ) -> Alignment:
+        """How the block of tokens from `block` on met the window of key rows from `shift` on."""
+        n = self.problem.n
+        k = self.block_length or len(tokens)
+        positions = np.arange(block, block + k)
+        distinct, inverse = distinct_tokens(tokens[positions])
+        matrix = self.matrix(source, distinct)
+        problem = self.problem.of_block(k)
+        rows = (shift + np.arange(k)) % n
+        if problem.alignment == EDIT:
+            from wmcore.kernels.cpu.path import edit_path
+
+            edit_path(matrix, problem, inverse, shift, rows)
+        return Alignment(
+            positions, rows, np.where(rows >= 0, self.units(matrix[inverse, rows]), np.nan)
+        )

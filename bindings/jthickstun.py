@@ -22,11 +22,13 @@ from typing import Any
 import numpy as np
 
 from wmcore import published
-from wmcore.bindings._require import require
+from wmcore.bindings import _published
+from wmcore.checks import require
 from wmcore.errors import WatermarkError
 from wmcore.generation import cache_of
+from wmcore.schemes import EXP_COST, ITS_COST, TokenCost
 
-require("torch", "2.6", "3", "run pip install 'wmcore[generate]'")
+require("torch", "run pip install 'wmcore[generate]'", "2.6", "3")
 
 import torch  # noqa: E402
 
@@ -57,12 +59,12 @@ _KEYS = (gumbel_key_func, transform_key_func)
 
 def gumbel_sampling(probs: Tensor, pi: Tensor, xi: Tensor) -> Tensor:
     """Where xi ** (1 / p) is greatest, p = probs in the order pi: int64 [B, 1]. Time: about one pass over xi."""
-    return _column(published.exp_places(_floats(probs), _whole(pi), _floats(xi)))
+    return _column(_published.exp_places(_floats(probs), _whole(pi), _floats(xi)))
 
 
 def transform_sampling(probs: Tensor, pi: Tensor, xi: Tensor) -> Tensor:
     """The token at which the CDF in the order pi reaches xi, float32 [B, 1]: int64 [B, 1]."""
-    return _column(published.its_tokens(_floats(probs), _whole(pi), _floats(xi).reshape(-1)))
+    return _column(_published.its_tokens(_floats(probs), _whole(pi), _floats(xi).reshape(-1)))
 
 
 # Scores of one block against one window
@@ -76,17 +78,17 @@ _TOKENS, _XI = _Probe(), _Probe()
 
 
 class _Score:
-    """its, and gamma (None: no edits)."""
+    """A token cost, and gamma (None: no edits)."""
 
-    def __init__(self, its: bool, gamma: float | None) -> None:
-        self.its = its
+    def __init__(self, cost: TokenCost, gamma: float | None) -> None:
+        self.cost = cost
         self.gamma = gamma
 
 
 def gumbel_score(tokens: Tensor, xi: Tensor) -> Tensor:
     """The sum of log(1 - xi[l, tokens[l]]), a float32 tensor without dimensions."""
     if tokens is _TOKENS and xi is _XI:
-        return _Score(False, None)
+        return _Score(EXP_COST, None)
     met = xi.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     return torch.log1p(-met.clamp(max=float(published.BELOW_ONE))).sum()
 
@@ -94,28 +96,28 @@ def gumbel_score(tokens: Tensor, xi: Tensor) -> Tensor:
 def gumbel_edit_score(tokens: Tensor, xi: Tensor, gamma: float) -> float:
     """The edit alignment of tokens, int64 [k], with xi, float32 [L, V]."""
     if tokens is _TOKENS and xi is _XI:
-        return _Score(False, gamma)  # type: ignore[return-value]
+        return _Score(EXP_COST, gamma)  # type: ignore[return-value]
     return levenshtein(tokens.numpy(), xi.numpy(), gamma)
 
 
 def transform_score(tokens: Tensor, xi: Tensor) -> Tensor:
     """The sum of abs(tokens - xi), tokens normalised: a float32 tensor without dimensions."""
     if tokens is _TOKENS and xi is _XI:
-        return _Score(True, None)
+        return _Score(ITS_COST, None)
     return (tokens - xi.squeeze()).abs().sum()
 
 
 def transform_edit_score(tokens: Tensor, xi: Tensor, gamma: float = 1) -> float:
     """The edit alignment of normalised tokens, float32 [k], with xi, float32 [L] or [L, 1]."""
     if tokens is _TOKENS and xi is _XI:
-        return _Score(True, gamma)  # type: ignore[return-value]
+        return _Score(ITS_COST, gamma)  # type: ignore[return-value]
     return transform_levenshtein(tokens.numpy(), xi.numpy().reshape(-1), gamma)
 
 
 def levenshtein(x: np.ndarray, y: np.ndarray, gamma: float = 0.0) -> float:
     """The demo's routine: tokens x, int64 [k], with key rows y, float32 [L, V]; cost log(1 - y[j, x[i]])."""
     met = np.minimum(np.asarray(y)[:, np.asarray(x)].T, published.BELOW_ONE)
-    return published.levenshtein(np.log((1 - met).astype(np.float64)).astype(np.float32), gamma)
+    return _published.levenshtein(np.log((1 - met).astype(np.float64)).astype(np.float32), gamma)
 
 
 def gumbel_levenshtein(x: np.ndarray, y: np.ndarray, gamma: float = 1.0) -> float:
@@ -126,7 +128,7 @@ def gumbel_levenshtein(x: np.ndarray, y: np.ndarray, gamma: float = 1.0) -> floa
 def transform_levenshtein(x: np.ndarray, y: np.ndarray, gamma: float = 1.0) -> float:
     """x, float32 [k], with y, float32 [L]; cost abs(x[i] - y[j])."""
     x, y = np.asarray(x, np.float32), np.asarray(y, np.float32)
-    return published.levenshtein(np.abs(x[:, None] - y[None, :]), gamma)
+    return _published.levenshtein(np.abs(x[:, None] - y[None, :]), gamma)
 
 
 # Statistics and tests
@@ -313,17 +315,17 @@ def _continue(model: Any, prompts: Tensor, m: int, draw: Callable | None) -> Ten
 # Between torch and the kernels
 
 
-def _alignments(tokens: Tensor, xi: Tensor, dist: Callable, k: int) -> published.Alignments | None:
+def _alignments(tokens: Tensor, xi: Tensor, dist: Callable, k: int) -> _published.Alignments | None:
     """The kernels' view of the problem, or None where dist or its numbers are something else."""
     score = _recognised(dist)
     if score is None or tokens.ndim != 1 or len(tokens) == 0:
         return None
     distinct, inverse = torch.unique(tokens, return_inverse=True)
     x, y = distinct.numpy(), xi.numpy()
-    if score.its:
+    if score.cost is ITS_COST:
         y = y.reshape(-1)
         if len(y) != len(xi) or not (
-            published.in_unit_interval(x) and published.in_unit_interval(y)
+            _published.in_unit_interval(x) and _published.in_unit_interval(y)
         ):
             return None
         costs = published.its_costs(x, y)
@@ -331,12 +333,12 @@ def _alignments(tokens: Tensor, xi: Tensor, dist: Callable, k: int) -> published
         if y.ndim != 2 or x.dtype.kind != "i":
             return None
         met = y[:, x].T
-        if not published.in_unit_interval(met):
+        if not _published.in_unit_interval(met):
             return None
         costs = published.exp_costs(met)
     try:
-        return published.Alignments(
-            costs, inverse.numpy(), int(k), its=score.its, gamma=score.gamma
+        return _published.Alignments(
+            costs, inverse.numpy(), int(k), cost=score.cost, gamma=score.gamma
         )
     except WatermarkError:
         if 1 <= k <= len(tokens):  # a gap cost beyond 32-bit sums
@@ -379,15 +381,11 @@ class mersenne_rng:
     """The demo's MT19937, from NumPy: rand() and randint() give the same numbers, randperm(n) the same order."""
 
     def __init__(self, seed: int = 5489) -> None:
-        self._state = np.random.RandomState(int(seed) & 0xFFFFFFFF)
-        self._words: list[int] = []
+        self._words = iter(published.MersenneWords(int(seed) & 0xFFFFFFFF))
 
     def randint(self) -> int:
         """The next 32-bit word."""
-        if not self._words:
-            block = np.frombuffer(self._state.bytes(4 << 16), "<u4")
-            self._words = block[::-1].tolist()
-        return self._words.pop()
+        return next(self._words)
 
     def rand(self) -> float:
         """The next word over 2**32."""
@@ -395,11 +393,7 @@ class mersenne_rng:
 
     def randperm(self, n: int) -> list[int]:
         """A permutation of 0 .. n - 1."""
-        order = list(range(n))
-        for i in range(n - 1, 0, -1):
-            j = self.randint() % i
-            order[i], order[j] = order[j], order[i]
-        return order
+        return published.permutation(n, self._words)
 
 
 # Under the names of a checkout

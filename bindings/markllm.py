@@ -21,18 +21,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from wmcore.bindings import jthickstun
-from wmcore.bindings._require import require
+from wmcore.checks import require
 from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
 from wmcore.generation import generate
 from wmcore.watermark import Watermark
 
-require("torch", "2.6", "3", "run pip install 'wmcore[generate]'")
+require("torch", "run pip install 'wmcore[generate]'", "2.6", "3")
 
 import torch  # noqa: E402
-
-_LONGEST = 2048
-"""Tokens of a text that ITSEdit reads."""
 
 
 class _Config:
@@ -141,6 +138,8 @@ class _Algorithm:
     _config_class: type[_Config]
     _cuts = True
     """Whether top_k is heeded."""
+    _longest: int | None = None
+    """Tokens of a text that are read."""
 
     def __init__(
         self, algorithm_config: Any = None, transformers_config: Any = None, **settings: Any
@@ -157,7 +156,7 @@ class _Algorithm:
 
     def _ids(self, text: str, special: bool) -> list[int]:
         tokenizer = self.config.generation_tokenizer
-        longest = {"truncation": True, "max_length": _LONGEST} if self.watermark.its else {}
+        longest = {"truncation": True, "max_length": self._longest} if self._longest else {}
         return list(tokenizer.encode(text, add_special_tokens=special, **longest))
 
     def _generate(
@@ -190,10 +189,10 @@ class _Algorithm:
         if found.shift is None:
             raise WatermarkError(str(found.error))
         distinct, place = np.unique(tokens, return_inverse=True)
-        costs, source = self.detector.costs.costs(distinct, self.detector.engine, 1)
+        engine, cost = self.detector.engine, self.detector.statistic.scheme.cost
+        matrix = engine.units(engine.matrix(self.detector.costs, distinct))
         rows = (found.shift + np.arange(len(tokens))) % self.watermark.key_length
-        cost = costs[source[place], rows] / self.watermark.problem.scale
-        values = 1 - cost if self.watermark.its else -cost / (1 - cost)
+        values = cost.fit(matrix[place, rows])
         decoded = [self.config.generation_tokenizer.decode(token) for token in tokens]
         return _data_class()(decoded, values.tolist())
 
@@ -265,13 +264,15 @@ class ITSEdit(_Algorithm):
 
     _config_class = ITSEditConfig
     _cuts = False  # MarkLLM's reads top_k and does not use it
+    _longest = 2048
 
     def _watermark(self) -> Watermark:
         source = torch.Generator().manual_seed(self.config.key)
         seeds = torch.randint(2**32, (self.config.sequence_length,), generator=source)
+        self._seed = int(seeds[0])
         return Watermark.published(
             "its-edit",
-            seed=int(seeds[0]),
+            seed=self._seed,
             generator="torch",
             vocab_size=self.config.vocab_size,
             key_length=self.config.pseudo_length,
@@ -318,7 +319,7 @@ class ITSEdit(_Algorithm):
             devices=[]
         ):  # their nulls, without their seeding of everyone's generator
             torch.manual_seed(self.config.key)
-            seed = self.watermark.key.seed  # type: ignore[union-attr]
+            seed = self._seed
             p = jthickstun.permutation_test(
                 tokens, size, n, len(tokens), seed, statistic, n_runs=self.config.n_runs
             )

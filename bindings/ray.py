@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wmcore.bindings._require import require
+from wmcore.checks import require
 from wmcore.errors import WatermarkError
 from wmcore.scan.documents import Batch, Document
 from wmcore.scan.readers import Source, token_ids
@@ -94,7 +94,7 @@ def scan(
     WatermarkError
         If Ray is missing or too old, no tokenizer is known, or a setting cannot be used.
     """
-    require("ray", "2.40", "3", "pip install 'wmcore[ray]'")
+    require("ray", "run pip install 'wmcore[ray]'", "2.40", "3")
     from ray.data import ActorPoolStrategy
 
     settings = _settings(watermark, tokenizer, tokens_column, options)
@@ -138,7 +138,7 @@ def ray_shards(
     num_cpus, num_gpus : float
         Of each actor. It uses that many threads.
     """
-    require("ray", "2.40", "3", "pip install 'wmcore[ray]'")
+    require("ray", "run pip install 'wmcore[ray]'", "2.40", "3")
 
     def engine(job: Job) -> Iterator[Shard]:
         if not job.todo():

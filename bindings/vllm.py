@@ -18,6 +18,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from itertools import count
@@ -28,7 +29,6 @@ import numpy as np
 from wmcore import sampling
 from wmcore.bindings.vllm_gumbel import GumbelDetection, GumbelDetector
 from wmcore.errors import WatermarkError
-from wmcore.key import Key
 from wmcore.truncate import penalised, truncated
 from wmcore.watermark import Watermark
 
@@ -99,10 +99,8 @@ class _Processor:
             raise WatermarkError(f"wmcore_label is a {type(label).__name__}, but must be a string")
         if label is not None and any("\ud800" <= c <= "\udfff" for c in label):
             raise WatermarkError("wmcore_label holds half a surrogate pair, which UTF-8 cannot say")
-        if label is not None and not isinstance(watermark.key, Key):
-            raise WatermarkError(
-                "wmcore_label needs a secret key, but this server has a published one"
-            )
+        if label is not None:
+            watermark.key.derive(label)  # a published key says that it has no sub-keys
         n = watermark.key_length
         if shift is not None and (
             isinstance(shift, bool) or not isinstance(shift, int) or not 0 <= shift < n
@@ -283,9 +281,7 @@ def _installed() -> Watermark | None:
 
 @lru_cache(maxsize=256)
 def _draw_of(watermark: Watermark, label: str | None) -> Any:
-    if label is not None and isinstance(watermark.key, Key):
-        from dataclasses import replace
-
+    if label is not None:
         watermark = replace(watermark, key=watermark.key.derive(label))
     return sampling.watermarked(watermark)
 

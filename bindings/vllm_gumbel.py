@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from wmcore import contexthash
-from wmcore.detect import as_token_ids, check_count, default_threads
+from wmcore.bindings import _gumbel
+from wmcore.checks import thread_count, token_ids, whole_number
 from wmcore.errors import WatermarkError
 
 
@@ -76,19 +76,18 @@ class GumbelDetector:
             raise WatermarkError(
                 "key is outside 0 to 2**64 - 1: give the key of --watermark-config"
             )
-        check_count("context_width", context_width, 1)
         if not 0 < p_value_threshold < 1:
             raise WatermarkError(
                 f"p_value_threshold {p_value_threshold} is outside (0, 1): 0.01 accuses one text in a hundred"
             )
         if alpha is not None and not 0 <= alpha <= 1:
             raise WatermarkError(f"alpha {alpha} is outside 0 to 1, the share of key B")
-        self._keys = (key,) if alpha is None else contexthash.dual_keys(key)
+        self._keys = (key,) if alpha is None else _gumbel.dual_keys(key)
         self._weights = (1.0,) if alpha is None else (1 - alpha, alpha)
-        self.context_width = context_width
+        self.context_width = whole_number("context_width", context_width, 1)
         self.p_value_threshold = p_value_threshold
         self.deduplicate_contexts = deduplicate_contexts
-        self.threads = default_threads(threads)
+        self.threads = thread_count(threads)
 
     def detect(self, batch: Sequence[Any]) -> list[GumbelDetection]:
         """Test each document, a sequence of generated token ids (list, NumPy, torch, CuPy).
@@ -100,7 +99,7 @@ class GumbelDetector:
         results = [GumbelDetection(0.0, 1.0, 0, False)] * len(batch)
         for place, document in enumerate(batch):
             try:
-                array = as_token_ids(document)
+                array = token_ids(document)
                 if array.size and not 0 <= array.min() <= array.max() < 2**32 - 1:
                     raise ValueError("a token is outside 0 to 2**32 - 2")
             except Exception as error:  # a foreign array's own, too
@@ -109,7 +108,7 @@ class GumbelDetector:
                 continue
             arrays.append(array)
             places.append(place)
-        score, counted = contexthash.scores(
+        score, counted = _gumbel.scores(
             arrays,
             self._keys,
             self._weights,
@@ -117,7 +116,7 @@ class GumbelDetector:
             deduplicate=self.deduplicate_contexts,
             threads=self.threads,
         )
-        p_value = contexthash.p_values(score, counted, self._weights)
+        p_value = _gumbel.p_values(score, counted, self._weights)
         for i, place in enumerate(places):
             found = counted[i] > 0 and bool(p_value[i] <= self.p_value_threshold)
             results[place] = GumbelDetection(

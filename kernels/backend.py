@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .problem import CostTable, Fits, Problem, Resamples, Texts
+from .problem import EDIT, CostTable, Fits, Problem, Resamples, Texts
 
 Sampler = Callable[[Any, str, Any, float, Any, int], None]
-"""(logits [B, V], dtype name, key rows int64 [B], inverse temperature, out int64 [B], stream) -> None: writes the tokens
-to out; -1 for a row without a distribution (all -inf or NaN, or with +inf in it). Arrays are the backend's own."""
+"""(logits [B, V], dtype name, key rows int64 [B], inverse temperature, out int64 [B], stream) -> None: writes tokens to
+out; -1 for a row without a distribution (all -inf or NaN, or with +inf in it). Arrays are the backend's own."""
 
 
 class ExpNumbers(NamedTuple):
@@ -90,6 +90,30 @@ class Backend:
     ) -> np.ndarray:
         """The statistic of text a under each of the resamples: int32 [stop - first]."""
         raise NotImplementedError
+
+    def path(
+        self, problem: Problem, matrix: np.ndarray, inverse: np.ndarray, tau: int
+    ) -> np.ndarray:
+        """The key row that each token of a block met in its best alignment with a window, or -1: int64 [k].
+
+        problem: one of `Problem.of_block`; matrix: int32 [U, n]; inverse: int64 [k], its row of each token; tau: the
+        window. Here, as in `all_windows`, for every backend: on the CPU.
+        """
+        from .cpu.path import edit_path
+
+        rows = (tau + np.arange(len(inverse))) % problem.n
+        if problem.alignment == EDIT:
+            edit_path(matrix, problem, inverse, tau, rows)
+        return rows
+
+    def all_windows(self, problem: Problem, texts: Texts, matrix: np.ndarray) -> np.ndarray:
+        """The cost of every block of the only text with every window: int32 [m - k + 1, n]. Nothing is skipped."""
+        from .cpu.search import align_all
+
+        k, n = int(texts.k[0]), problem.n
+        out = np.empty((len(texts.inverse) - k + 1, n), np.int32)
+        align_all(np.ascontiguousarray(matrix), problem, texts.inverse, k, out)
+        return out
 
     # Every prefix of one text, aligned whole
 

@@ -1,4 +1,4 @@
-"""What kernels are told: one test in integers (`Problem`), a batch of texts (`Texts`), and what belongs together in a call.
+"""What kernels are told: a test in integers (`Problem`), a batch of texts (`Texts`), what belongs together in a call.
 
 All are NamedTuples: Numba compiles them, CUDA gets the same fields as structs. Both backends take these; everything
 here is host logic that must not be written twice.

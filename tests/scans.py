@@ -24,8 +24,8 @@ def ordinary(rng, length):
 def marked(mark, rng, length, share=0.8):
     """Tokens of which this share is the best of the key row that they meet."""
     detector = Detector(mark, threads=1)
-    rows, source = detector.costs.costs(np.arange(V), detector.engine, 1)
-    best = rows[source][:, (rng.integers(mark.key_length) + np.arange(length)) % mark.key_length]
+    costs = detector.engine.matrix(detector.costs, np.arange(V))
+    best = costs[:, (rng.integers(mark.key_length) + np.arange(length)) % mark.key_length]
     return np.where(rng.random(length) < share, best.argmin(axis=0), ordinary(rng, length))
 
 

@@ -15,8 +15,8 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 )
 
 from wmcore import WatermarkError, generate
-from wmcore.bindings._require import require
 from wmcore.bindings.transformers import WatermarkConfig, WatermarkDetector
+from wmcore.checks import require
 from wmcore.key import Key
 from wmcore.watermark import Watermark
 

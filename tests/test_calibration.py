@@ -56,7 +56,7 @@ def test_saved_and_loaded(tmp_path):
     path = tmp_path / "null.npz"
     calibration.save(path)
     loaded = Calibration.load(path)
-    assert loaded.scheme == calibration.scheme
+    assert loaded.test == calibration.test
     assert (loaded.statistics == calibration.statistics).all()
     assert (loaded.lengths == [10, 20]).all()
     assert watermark.key.secret_hex.encode() not in path.read_bytes()
@@ -69,7 +69,7 @@ def test_saved_and_loaded(tmp_path):
 def test_files_out_of_order(tmp_path, rows):
     fitted = Calibration.fit(make(), [10, 20], 60)
     path = tmp_path / "null.npz"
-    Calibration(fitted.scheme, fitted.lengths[rows], fitted.statistics).save(path)
+    Calibration(fitted.test, fitted.lengths[rows], fitted.statistics).save(path)
     with pytest.raises(WatermarkError, match="damaged, or not a calibration"):
         Calibration.load(path)
 
@@ -100,9 +100,11 @@ def test_what_does_not_fit_is_refused():
     for other in (make("exp"), make(key_length=33), make(gap=1.0), make(block_length=5)):
         with pytest.raises(WatermarkError, match="the calibration was made for"):
             Detector(other).detect([np.arange(10)], calibration=calibration)
-    for scheme in ({}, {**calibration.scheme, "more": 1}):
+    for scheme in ({}, {**calibration.test, "more": 1}):
         with pytest.raises(WatermarkError, match="the calibration was made for"):
-            Calibration(scheme, calibration.lengths, calibration.statistics).check(watermark)
+            Calibration(scheme, calibration.lengths, calibration.statistics).check(
+                watermark.statistic, watermark.problem()
+            )
     with pytest.raises(WatermarkError, match="at least one token"):
         Calibration.fit(watermark, [-3])
     with pytest.raises(WatermarkError, match="tokens: text 1 is no sequence"):

@@ -70,7 +70,7 @@ def naive_text(model, prompt, watermark, shift, length, temperature=1.0):
         if watermark.scheme.startswith("its"):
             weights = naive.its_weights(logits.tolist(), 1.0)
             order = watermark.key.its_order(watermark.vocab_size)
-            word = watermark.key.its_words(watermark.key_length, watermark.vocab_size)[row]
+            word = watermark.key.its_words(watermark.key_length)[row]
             ids.append(naive.its_token(weights, order, word))
         else:
             words = [
@@ -330,7 +330,7 @@ def test_smollm2(smollm2, scheme):
                 scores = naive.exp_scores(logits.tolist(), 1.0, words)
                 assert scores[token] > max(scores) - 1e-3
             else:
-                order, word = mark.key.its_order(n_tokens), mark.key.its_words(16, n_tokens)[row]
+                order, word = mark.key.its_order(n_tokens), mark.key.its_words(16)[row]
                 p = warped(logits)[order]
                 rank = int(np.flatnonzero(order == token)[0])
                 assert p[:rank].sum() - 1e-4 < word / 2**32 < p[: rank + 1].sum() + 1e-4

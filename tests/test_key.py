@@ -9,7 +9,6 @@ import pytest
 
 from wmcore import Key, PublishedKey, WatermarkError
 from wmcore.kernels import resolve
-from wmcore.key import CostSource
 from wmcore.watermark import Watermark
 
 SECRET = bytes(range(32))
@@ -67,7 +66,7 @@ def test_key_words_equal_the_twin():
     key, n, vocab_size = Key(SECRET), 20, 600
     words = np.frombuffer(SECRET, "<u4")
     u = [naive.chacha_block(words, j // 16, 2, 0, 8)[j % 16] for j in range(n)]
-    assert key.its_words(n, vocab_size).tolist() == u
+    assert key.its_words(n).tolist() == u
     draws = [naive.chacha_block(words, v // 16, 3, 0, 8)[v % 16] for v in range(vocab_size)]
     order = key.its_order(vocab_size)
     assert order.tolist() == sorted(range(vocab_size), key=lambda v: draws[v])
@@ -129,7 +128,9 @@ def test_torch_keys_equal_the_published_numbers():
     key = PublishedKey(42, "torch")
     assert (key.its_order(300) == pi.numpy()).all()
     assert (key.its_uniforms(20, 300) == xi.numpy()[:, 0]).all()
-    assert (key.its_words(20, 300) == np.floor(xi.numpy()[:, 0].astype(float) * 2**32)).all()
+    assert (
+        key.numbers("its", 20, 300).words == np.floor(xi.numpy()[:, 0].astype(float) * 2**32)
+    ).all()
 
 
 @pytest.mark.parametrize(
@@ -142,19 +143,18 @@ def test_bad_published_keys(seed, generator, message):
 
 
 def source_costs(watermark, tokens):
-    costs, rows = CostSource(watermark.key, watermark.problem).costs(
-        np.asarray(tokens), resolve("cpu"), 1
-    )
-    return costs[rows][:, : watermark.key_length]
+    source = watermark.key.costs(watermark.problem())
+    backend = resolve("cpu")
+    return backend.gather(source.table(np.asarray(tokens), backend, 1), watermark.key_length)
 
 
 def test_exp_costs_are_the_same_with_and_without_the_table():
     watermark = Watermark.create("exp", vocab_size=700, key_length=20, key=Key(SECRET))
     tokens = np.arange(700)
-    source = CostSource(watermark.key, watermark.problem)
-    few, rows = source.costs(tokens[:9], resolve("cpu"), 1)
+    source = watermark.key.costs(watermark.problem())
+    few, rows = source.table(tokens[:9], resolve("cpu"), 1)
     assert few.shape[0] == 9
-    table, table_rows = source.costs(tokens, resolve("cpu"), 2)
+    table, table_rows = source.table(tokens, resolve("cpu"), 2)
     assert table.shape[0] >= 700
     assert (few[rows][:, :20] == table[table_rows[:9]][:, :20]).all()
     word = naive.exp_key_word(np.frombuffer(SECRET, "<u4"), 1, 7, 300)
@@ -164,7 +164,7 @@ def test_exp_costs_are_the_same_with_and_without_the_table():
 def test_its_costs_equal_the_twin():
     watermark = Watermark.create("its", vocab_size=50, key_length=20, key=Key(SECRET))
     found = source_costs(watermark, np.arange(50))
-    words = Key(SECRET).its_words(20, 50)
+    words = Key(SECRET).its_words(20)
     rank = {int(v): r for r, v in enumerate(Key(SECRET).its_order(50))}
     for v in range(50):
         expected = [naive.its_cost_units(word, rank[v], 49) for word in words]

@@ -6,74 +6,82 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wmcore.kernels import cpu
-from wmcore.kernels.cpu import align, bound, edit, resample
-from wmcore.kernels.packing import Problem, distinct_tokens, pack
+from wmcore.kernels import load
+from wmcore.kernels.cpu import backend as cpu_backend
+from wmcore.kernels.cpu import bound, costs, edit, plain, resample
+from wmcore.kernels.problem import (
+    COSTS,
+    EDIT,
+    Problem,
+    Resamples,
+    block_error,
+    distinct_tokens,
+    pack,
+)
+from wmcore.schemes import SCHEMES
 
 SEED_KEY = np.arange(1, 9, dtype=np.uint32) * np.uint32(0x9E3779B1)
 VOCAB = 60
-SCHEMES = ["exp", "exp-edit", "its", "its-edit"]
+EDITS = [name for name, scheme in SCHEMES.items() if scheme.alignment.gaps]
+cpu = load("cpu")
 
 
 def make_problem(scheme, n, gamma=0, denominator=VOCAB - 1):
-    its, edits = scheme.startswith("its"), scheme.endswith("edit")
-    return Problem(its, edits, n, gamma if edits else 0, VOCAB, denominator)
+    row = SCHEMES[scheme]
+    gamma = gamma if row.alignment.gaps else 0
+    return Problem(row.cost.code, row.alignment.code, n, gamma, VOCAB, denominator)
 
 
-def pair_costs(problem, pair, n_rows, offset=0):
-    """int32 [2, n_rows, >= n + 16]: the exact costs of two resamples."""
-    n = problem.n
-    out = np.empty((2, n_rows, n + (n + 15) // 16 + 32), np.int32)
-    if problem.its:
-        resample.its_pair(
-            SEED_KEY,
-            pair,
-            n_rows,
-            n,
-            problem.vocab_size,
-            problem.denominator,
-            offset,
-            np.zeros(problem.vocab_size + 1, np.int32),
-            np.empty((2, n), np.int32),
-            np.empty(n_rows, np.int32),
-            out[0],
-            out[1],
-        )
-    else:
-        resample.exp_pair(SEED_KEY, pair, n_rows, n, offset, out[0], out[1])
-    return out
+def without_edits(scheme):
+    """The scheme of the same cost, aligned without edits."""
+    cost = SCHEMES[scheme].cost
+    return next(n for n, s in SCHEMES.items() if s.cost is cost and not s.alignment.gaps)
+
+
+def pair_costs(problem, pair, n_rows):
+    """int32 [2, n_rows, >= n + 16]: the costs of two resamples, 2 gamma taken off."""
+    scratch = resample.resample_scratch(problem, n_rows)
+    return resample.make_pair(SEED_KEY, problem, pair, n_rows, scratch)
 
 
 def null_statistics(problem, text, k, count):
-    """Statistics (as `observe` gives them) of resamples 0 .. count - 1: every window aligned, nothing skipped."""
+    """Statistics of resamples 0 .. count - 1: every window aligned, nothing skipped."""
     distinct, inverse = distinct_tokens(text)
     values = []
     out = np.empty((len(text) - k + 1, problem.n), np.int32)
     for pair in range((count + 1) // 2):
-        for costs in pair_costs(problem, pair, len(distinct), problem.offset):
-            if problem.edits:
+        for matrix in pair_costs(problem, pair, len(distinct)):
+            if problem.alignment == EDIT:
                 row = np.empty(16 * (k + 1), np.int32)
-                edit.edit_all(costs, problem.n, inverse, k, row, out)
+                edit.edit_all(matrix, problem.n, inverse, k, row, out)
             else:
-                align.align_all(costs, problem.n, inverse, k, out)
-            values.append(out.min())
+                plain.plain_all(matrix, problem.n, inverse, k, out)
+            values.append(out.min() + 2 * problem.gamma * k)
     return np.array(values[:count])
 
 
 def hits(problem, texts, block_length, value, first, last, limit=10**9, threads=2):
+    """bool [N, last - first]: which resamples fit, counted one by one."""
+    found = []
+    tally(problem, texts, block_length, value, first, last, limit, threads, found)
+    return found[0]
+
+
+def tally(problem, texts, block_length, value, first, last, limit=10**9, threads=2, found=None):
+    """(hits, used) of `Backend.tally`; `found` gets the matrix of hits that was counted."""
     packed = pack(texts, block_length)
-    count = len(texts)
-    return cpu.hits(
-        problem,
-        packed,
-        np.asarray(value, np.int32),
-        np.arange(count),
-        np.full(count, limit),
-        SEED_KEY,
-        first,
-        last,
-        threads,
-    )
+    counted = cpu_backend._null.tally
+
+    def count(matrix, *rest):
+        if found is not None:
+            found.append(matrix)
+        counted(matrix, *rest)
+
+    value = np.asarray(value, np.int32)
+    limit = np.broadcast_to(np.asarray(limit, np.int64), len(value)).copy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu_backend._null, "tally", count)
+        return cpu.tally(problem, packed, value, limit, Resamples(SEED_KEY, first, last), threads)
 
 
 @pytest.mark.parametrize("n", [1, 5, 16, 17, 40, 300])
@@ -108,7 +116,7 @@ def test_its_costs_equal_the_twin(n, denominator):
 
 @settings(max_examples=25, deadline=None)
 @given(
-    scheme=st.sampled_from(SCHEMES),
+    scheme=st.sampled_from(sorted(SCHEMES)),
     n=st.sampled_from([1, 16, 21, 40]),
     n_rows=st.integers(1, 4),
     gamma=st.sampled_from([0, 1, 3000, 26214, 200_000]),
@@ -117,34 +125,19 @@ def test_its_costs_equal_the_twin(n, denominator):
 )
 def test_int16_costs_bound_the_exact_ones(scheme, n, n_rows, gamma, shift, group):
     problem = make_problem(scheme, n, gamma)
-    shift = max(shift, problem.shift(1))
+    shift = max(shift, problem.bits_lost(1))
     out = np.empty(n_rows * n * 32, np.int16)
-    if problem.its:
-        seen = np.zeros(VOCAB + 1, np.int32)
-        resample.its_bounds(
-            SEED_KEY,
-            group,
-            n_rows,
-            n,
-            VOCAB,
-            problem.denominator,
-            shift,
-            -problem.offset,
-            seen,
-            out,
-        )
-    else:
-        terms = resample.exp_bound_terms(shift, problem.offset)
-        resample.exp_bounds(SEED_KEY, group, n_rows, n, terms, out)
+    seen = np.zeros(VOCAB + 1, np.int32)
+    resample.make_bounds(SEED_KEY, problem, group, n_rows, shift, seen, out)
     bounds = out.reshape(n_rows, n, 32).astype(np.int64)
     exact = np.stack(
-        [pair_costs(problem, 16 * group + p, n_rows, problem.offset)[:, :, :n] for p in range(16)]
+        [pair_costs(problem, 16 * group + p, n_rows)[:, :, :n].copy() for p in range(16)]
     )
     exact = exact.reshape(32, n_rows, n).transpose(1, 2, 0) / 2.0**shift
     assert (bounds <= exact).all()
     # Not vacuous: within rounding (two units), the quadratic's 0.0069 nats and the 16 bits not looked at.
-    slack = 4 if problem.its else 3 + 40 * 2.0 ** (12 - shift)
-    likely = exact - problem.offset / 2.0**shift > -9 * 4096 / 2.0**shift
+    slack = 4 if COSTS[problem.cost].ranked else 3 + 40 * 2.0 ** (12 - shift)
+    likely = exact + 2 * problem.gamma / 2.0**shift > -9 * 4096 / 2.0**shift
     assert (exact - bounds)[likely].max() <= slack
 
 
@@ -152,8 +145,12 @@ def test_exp_bound_holds_for_every_high_half():
     # All 65,536 high halves, through the same two kernels: the least cost of a high half has all low bits set.
     from numba import njit
 
-    from wmcore.kernels.cpu import costs as cost_kernels
     from wmcore.kernels.cpu.simd import load_i32, store
+
+    @njit
+    def costs_of(words, out):
+        for first in range(0, words.size, 16):
+            store(out, first, costs.exp_cost(load_i32(words, first)))
 
     @njit
     def bounds_of(high, terms, out):
@@ -162,7 +159,7 @@ def test_exp_bound_holds_for_every_high_half():
 
     high = np.arange(65536, dtype=np.int32)
     exact = np.empty(65536, np.int32)
-    cost_kernels.exp_words_to_costs((high.astype(np.uint32) << 16) | np.uint32(0xFFFF), exact)
+    costs_of((high.astype(np.uint32) << 16) | np.uint32(0xFFFF), exact)
     for shift in range(2, 14):
         for offset in (0, -2 * 1638):
             out = np.empty(65536, np.int32)
@@ -172,7 +169,7 @@ def test_exp_bound_holds_for_every_high_half():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    scheme=st.sampled_from(SCHEMES),
+    scheme=st.sampled_from(sorted(SCHEMES)),
     n=st.sampled_from([1, 2, 15, 16, 17, 40, 300]),
     gamma=st.sampled_from([0, 1, 400, 3000, 26214, 10**6, 10**9]),
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=3),
@@ -186,19 +183,12 @@ def test_hits_equal_brute_force(scheme, n, gamma, lengths, blocks, rank, spread,
     texts = [rng.integers(0, spread, size=m) for m in lengths]
     block_length = min(lengths) if blocks else None
     problem = make_problem(scheme, n, gamma)
-    if any(
-        problem.gamma > problem.largest_gamma(block_length or m)
-        and not problem.gaps_useless(block_length or m)
-        for m in lengths
-    ):
+    if any(block_error(problem, m, block_length or m) for m in lengths):
         return
     null = []
     for text in texts:
         k = block_length or len(text)
-        if problem.edits and problem.gaps_useless(k):  # then the statistic is the plain one
-            null.append(null_statistics(make_problem(scheme[:3], n), text, k, 64))
-        else:
-            null.append(null_statistics(problem, text, k, 64))
+        null.append(null_statistics(problem.of_block(k), text, k, 64))
     # The observed value: below all null statistics, equal to one of them (a tie), or above all.
     value = [np.sort(x)[rank] if rank >= 0 else x.min() - 1 for x in null]
     found = hits(problem, texts, block_length, value, 0, 64)
@@ -206,7 +196,7 @@ def test_hits_equal_brute_force(scheme, n, gamma, lengths, blocks, rank, spread,
 
 
 @pytest.mark.parametrize("windows", [1, 7, 16, 40])
-@pytest.mark.parametrize("scheme", ["exp-edit", "its-edit"])
+@pytest.mark.parametrize("scheme", EDITS)
 def test_keys_bounded_in_pieces_give_the_same_hits(monkeypatch, scheme, windows):
     rng = np.random.default_rng(6)
     texts = [rng.integers(0, VOCAB, size=m) for m in (3, 17, 45)]
@@ -231,14 +221,14 @@ def test_windows_cover_the_key():
 def test_a_useless_gap_gives_the_plain_statistic():
     rng = np.random.default_rng(0)
     text = rng.integers(0, 5, size=12)
-    for scheme in ("exp-edit", "its-edit"):
+    for scheme in EDITS:
         problem = make_problem(scheme, 20)
-        gamma = (12 * problem.largest_cost + 1) // 2
+        gamma = (12 * problem.span + 1) // 2
         with_gaps = make_problem(scheme, 20, gamma)
         assert with_gaps.gaps_useless(12)
-        plain = null_statistics(make_problem(scheme[:3], 20), text, 12, 32)
-        edits = null_statistics(with_gaps, text, 12, 32) + 2 * gamma * 12
-        assert (plain == edits).all()
+        aligned = null_statistics(make_problem(without_edits(scheme), 20), text, 12, 32)
+        assert (aligned == null_statistics(with_gaps, text, 12, 32)).all()
+        assert with_gaps.of_block(12) == make_problem(without_edits(scheme), 20)
 
 
 def test_saturated_bounds_stay_open():
@@ -246,16 +236,18 @@ def test_saturated_bounds_stay_open():
     n, m = 16, 40
     costs = np.full(m * n * 32, -2000, np.int16)
     row = np.empty(32 * (n + m), np.int16)
+    problem = make_problem("exp-edit", n)
     from numba import njit
 
     @njit
     def edit_mask(costs, n, inverse, k, drift, row, threshold):
-        best, lowest = bound.edit_bound(costs, n, inverse, 0, k, 0, 6, drift, 0, n, row)
+        block = edit.Block(inverse, 0, k)
+        best, lowest = bound.bound_edit(costs, problem, block, 6, drift, (0, n), row)
         return bound.undecided(best, lowest, threshold)
 
     @njit
     def align_mask(costs, n, inverse, k, drift, row, threshold):
-        best, lowest = bound.align_bound(costs, n, inverse, 0, k, drift, row)
+        best, lowest = bound.bound_plain(costs, n, edit.Block(inverse, 0, k), drift)
         return bound.undecided(best, lowest, threshold)
 
     inverse = np.arange(m)
@@ -301,15 +293,11 @@ def test_tally_counts_in_order_up_to_the_limit(limit, stop):
     rng = np.random.default_rng(4)
     texts = [rng.integers(0, VOCAB, size=m) for m in (5, 9, 14)]
     problem = make_problem("exp-edit", 24)
-    packed = pack(texts, None)
     null = [null_statistics(problem, text, len(text), 96) for text in texts]
-    value = np.array([np.sort(x)[30] for x in null], np.int32)
-    active = np.array([0, 2])
-    found, used = cpu.tally(
-        problem, packed, value, active, np.full(3, limit), SEED_KEY, 32, stop, 2
-    )
+    value = [np.sort(x)[30] for x in null]
+    found, used = tally(problem, texts, None, value, 32, stop, [limit, 0, limit])
     assert (found[1], used[1]) == (0, 0)
-    for a in active:
+    for a in (0, 2):
         row = null[a][32:stop] <= value[a]
         at = np.flatnonzero(row)
         full = len(at) >= limit
@@ -317,13 +305,10 @@ def test_tally_counts_in_order_up_to_the_limit(limit, stop):
         assert used[a] == (at[limit - 1] + 1 if full else stop - 32)
 
 
-def test_inactive_texts_are_not_looked_at():
+def test_texts_of_limit_0_are_not_looked_at():
     texts = [np.arange(5), np.arange(6)]
-    packed = pack(texts, None)
-    problem = make_problem("exp", 8)
-    value = np.full(2, 2**30, np.int32)
-    found = cpu.hits(problem, packed, value, np.array([1]), np.full(2, 99), SEED_KEY, 0, 32, 1)
-    assert found.sum(axis=1).tolist() == [0, 32]
+    found, used = tally(make_problem("exp", 8), texts, None, [2**30] * 2, 0, 32, [0, 99])
+    assert found.tolist() == used.tolist() == [0, 32]
 
 
 def test_texts_too_large_for_bounds_are_decided_all_the_same(monkeypatch):
@@ -334,5 +319,5 @@ def test_texts_too_large_for_bounds_are_decided_all_the_same(monkeypatch):
         value = [np.sort(null_statistics(problem, text, len(text), 64))[9] for text in texts]
         whole = hits(problem, texts, None, value, 0, 64)
         with monkeypatch.context() as patch:
-            patch.setattr(cpu, "_BOUND_BYTES", 20 * 40 * 64)
+            patch.setattr(cpu_backend, "BOUND_BYTES", 20 * 40 * 64)
             assert (hits(problem, texts, None, value, 0, 64) == whole).all()

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wmcore import published
+from wmcore.bindings import _published
 from wmcore.errors import WatermarkError
 from wmcore.kernels.cpu.published import edit_pair, exp_pick, its_pick
+from wmcore.schemes import EXP_COST, ITS_COST
 
 
 def case(seed, rows=3, size=40):
@@ -48,16 +50,16 @@ def test_rows_without_a_distribution_are_an_error():
         broken = probs.copy()
         broken[1] = bad
         with pytest.raises(WatermarkError, match="a row sums to 0 or holds NaN"):
-            published.exp_places(broken, pi, xi)
+            _published.exp_places(broken, pi, xi)
         with pytest.raises(WatermarkError, match="a row sums to 0 or holds NaN"):
-            published.its_tokens(broken, pi, xi[:, 0])
+            _published.its_tokens(broken, pi, xi[:, 0])
     with pytest.raises(WatermarkError, match="pi has a token outside the 40 of probs"):
-        published.exp_places(probs, pi + 1, xi)
+        _published.exp_places(probs, pi + 1, xi)
     with pytest.raises(WatermarkError, match="probs has 3 rows, but pi 2"):
-        published.exp_places(probs, pi[:2], xi)
+        _published.exp_places(probs, pi[:2], xi)
     one = np.ones((3, 40), np.float32)
-    assert (published.exp_places(probs, pi, one) >= 0).all()
-    high = published.its_tokens(probs * np.float32(0.9), pi, one[:, 0])
+    assert (_published.exp_places(probs, pi, one) >= 0).all()
+    high = _published.its_tokens(probs * np.float32(0.9), pi, one[:, 0])
     assert (probs[np.arange(3), high] > 0).all()
 
 
@@ -68,23 +70,23 @@ def test_pair_equals_the_definition(shape, gamma):
     row = np.empty(shape[1] + 1, np.float32)
     wanted = naive.edit_cost(costs.tolist(), gamma)
     assert edit_pair(costs, np.float32(gamma), row) == pytest.approx(wanted, abs=1e-5)
-    assert published.levenshtein(costs, gamma) == pytest.approx(wanted, abs=1e-5)
+    assert _published.levenshtein(costs, gamma) == pytest.approx(wanted, abs=1e-5)
 
 
-@pytest.mark.parametrize("its", [False, True])
+@pytest.mark.parametrize("cost", [EXP_COST, ITS_COST], ids=lambda cost: cost.name)
 @pytest.mark.parametrize("gamma", [None, 0.0, 0.4, 1e4])
 @pytest.mark.parametrize("k", [1, 4, 11])
-def test_alignments_equal_the_definition(its, gamma, k):
+def test_alignments_equal_the_definition(cost, gamma, k):
     """1e4 is so large that no gap is ever used."""
     rng = np.random.default_rng(5)
     n, inverse = 9, rng.integers(0, 6, 11)
-    if its:
+    if cost is ITS_COST:
         costs, scale = published.its_costs(rng.random(6), rng.random(n)), 2**16
     else:
         costs, scale = published.exp_costs(rng.random((6, n), np.float32)), 2**12
     gap = None if gamma is None else round(gamma * scale)
     table = np.array(naive.all_alignments(costs.tolist(), inverse.tolist(), k, gap)) / scale
-    both = published.Alignments(costs, inverse, k, its=its, gamma=gamma)
+    both = _published.Alignments(costs, inverse, k, cost=cost, gamma=gamma)
     assert both.all() == pytest.approx(table.astype(np.float32))
     value, block, tau = naive.statistic(costs.tolist(), inverse.tolist(), k, gap)
     assert both.least() == (value / scale, block, tau)
@@ -92,19 +94,20 @@ def test_alignments_equal_the_definition(its, gamma, k):
 
 def test_costs_are_those_of_published_keys():
     from wmcore.kernels import resolve
-    from wmcore.key import CostSource
     from wmcore.watermark import Watermark
 
     tokens = np.array([3, 0, 99])
     for scheme in ("exp", "its"):
         mark = Watermark.published(scheme, seed=5, generator="torch", vocab_size=100, key_length=20)
-        costs, rows = CostSource(mark.key, mark.problem).costs(tokens, resolve("cpu"), 1)
+        costs = resolve("cpu").gather(
+            mark.key.costs(mark.problem()).table(tokens, resolve("cpu"), 1), 20
+        )
         if scheme == "exp":
             ours = published.exp_costs(mark.key.exp_table(20, 100).T[tokens])
         else:
             rank = np.argsort(mark.key.its_order(100))[tokens]
             ours = published.its_costs(rank / 100, mark.key.its_uniforms(20, 100))
-        assert (costs[rows] == ours).all()
+        assert (costs == ours).all()
     assert published.exp_costs(np.float32(1)) == published.exp_costs(published.BELOW_ONE)
 
 
@@ -115,4 +118,4 @@ def test_what_sums_cannot_hold_is_named():
         (2, -1.0, "gamma -1.0 is outside"),
     ]:
         with pytest.raises(WatermarkError, match=message):
-            published.Alignments(costs, np.zeros(2, np.int64), k, its=False, gamma=gamma)
+            _published.Alignments(costs, np.zeros(2, np.int64), k, cost=EXP_COST, gamma=gamma)

@@ -152,7 +152,7 @@ def test_encoder_is_the_tokenizer(byte_tokenizer):
 def test_rows_are_those_of_the_detector(whole, tokens_file):
     """A document in one window that passes the first pass has the p of a plain detection, plus epsilon."""
     from wmcore import Detector
-    from wmcore.scan.two_stage import epsilon, seed_of
+    from wmcore.significance import derived_seed
 
     settings = ScanSettings(**OPTIONS)
     detector = Detector(MARK)
@@ -161,11 +161,11 @@ def test_rows_are_those_of_the_detector(whole, tokens_file):
     for row in whole[0]:
         if row["windows"] > 1 or row["method"] in ("first", "bound"):
             continue
-        seed = seed_of(seed_of(1, row["source"], row["position"] // 100), "full")
+        seed = derived_seed(derived_seed(1, row["source"], row["position"] // 100), "full")
         (found,) = detector.detect(
             [json.loads(lines[row["position"]])["tokens"]], resamples=999, stop_after=3, seed=seed
         )
-        assert row["p_value"] == pytest.approx(found.p_value + epsilon(settings), rel=1e-12)
+        assert row["p_value"] == pytest.approx(found.p_value + settings.plan.epsilon, rel=1e-12)
         assert (row["statistic"], row["shift"]) == (found.statistic, found.shift)
         checked += 1
     assert checked >= 3

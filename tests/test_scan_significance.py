@@ -7,25 +7,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scans import V, marked, ordinary, watermark
+from scans import ordinary, watermark
 
 from wmcore import Detector, Key, Watermark
-from wmcore.calibration import Calibration
-from wmcore.detect import Detection
-from wmcore.kernels.packing import pack
-from wmcore.significance import seed_key
 
 pytest.importorskip("pyarrow")
 
 from wmcore.scan import ScanSettings
 from wmcore.scan.documents import Batch, Document
 from wmcore.scan.fdr import PValues, false_bound
-from wmcore.scan.tail import _log_sums, log_bound
-from wmcore.scan.two_stage import epsilon, two_stage
 from wmcore.scan.windows import starts
 from wmcore.scan.worker import Scanner
-
-SCHEMES = ("exp", "exp-edit", "its", "its-edit")
 
 
 def tiny(scheme, key):
@@ -33,131 +25,6 @@ def tiny(scheme, key):
     return Watermark.create(
         scheme, vocab_size=64, key_length=12, gap=gap, key=Key(key.to_bytes(32, "little"))
     )
-
-
-@pytest.mark.parametrize("scheme", ["exp", "its-edit"])
-@pytest.mark.parametrize("stop", [1, 3])
-def test_two_stage_p_is_valid(scheme, stop):
-    """P(p <= a) <= a over keys, for a on both sides of the pass: 4 standard errors of 2000 keys."""
-    chosen = ScanSettings(
-        first_resamples=31, first_stop=stop, resamples=199, stop_after=5, tokens_field="t"
-    )
-    rng = np.random.default_rng(0)
-    text = rng.integers(64, size=10)
-    keys = 2000
-    p = np.array(
-        [
-            two_stage(Detector(tiny(scheme, k), threads=1), [text], chosen, seed=k)[0].p_value
-            for k in range(keys)
-        ]
-    )
-    for a in (0.005, 0.01, 0.02, stop / 32, stop / 31, 0.1, 0.2, 0.5, 0.9):
-        assert (p <= a).mean() <= a + 4 * math.sqrt(a * (1 - a) / keys), a
-    # Not merely valid: small p-values are not rarer than they should be.
-    assert (p <= 0.1).mean() >= 0.05
-
-
-def test_calibrated_first_pass_leaves_small_p_exact():
-    mark = watermark()
-    rng = np.random.default_rng(0)
-    texts = [ordinary(rng, 40) for _ in range(300)] + [marked(mark, rng, 40, 0.5) for _ in range(5)]
-    chosen = ScanSettings(resamples=499, tokens_field="t")
-    null = Calibration.fit(mark, [20, 40], 500, tokens=texts, seed=1, threads=1)
-    detector = Detector(mark, threads=1)
-    fast = two_stage(detector, texts, chosen, seed=3, calibration=null)
-    full = [d for d in fast if d.method not in ("calibrated", "bound")]
-    assert 1 <= len(full) <= 40
-    assert {d.method for d in fast} >= {"calibrated"}
-    again = two_stage(detector, texts, chosen, seed=3)
-    both = {
-        (a.p_value, b.p_value) for a, b in zip(fast, again, strict=True) if a.method == b.method
-    }
-    assert both
-    assert all(a == b for a, b in both)
-    assert all(d.p_value > 1 / 32 for d in fast if d.method == "calibrated")
-    assert all(d.p_value < 0.01 for d in fast[300:])
-
-
-def test_p_of_windows_is_valid():
-    """The least p of 4 overlapping windows, times 4, of 2000 keys: only one window gets the full test."""
-    chosen = ScanSettings(resamples=199, stop_after=3, tokens_field="t")
-    rng = np.random.default_rng(0)
-    text = rng.integers(64, size=19)
-    pieces = [text[s : s + 10] for s in (0, 3, 6, 9)]
-    p = []
-    for key in range(2000):
-        found = two_stage(
-            Detector(tiny("exp", key), threads=1), pieces, chosen, seed=key, document=[0] * 4
-        )
-        assert sum(d.method in ("sequential", "permutation") for d in found) <= 1
-        p.append(min(1.0, 4 * min(d.p_value for d in found)))
-    for a in (0.02, 0.05, 0.1, 4 / 32, 4 / 31, 0.3, 0.6):
-        assert np.mean(np.array(p) <= a) <= a + 4 * math.sqrt(a * (1 - a) / len(p)), a
-
-
-def test_a_result_does_not_depend_on_its_group():
-    mark = watermark("exp-edit")
-    rng = np.random.default_rng(1)
-    texts = [ordinary(rng, int(m)) for m in rng.integers(5, 60, size=40)] + [marked(mark, rng, 50)]
-    chosen = ScanSettings(resamples=199, tokens_field="t")
-    detector = Detector(mark, threads=1)
-    together = two_stage(detector, texts, chosen, seed=7)
-    assert together == [two_stage(detector, [t], chosen, seed=7)[0] for t in texts]
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_bound_is_above_the_null(scheme):
-    """G(x) >= P(phi <= x) at every x that 20,000 resamples show, to 4 standard errors."""
-    mark = watermark(scheme, key_length=24)
-    rng = np.random.default_rng(0)
-    for length in (3, 16):
-        text = ordinary(rng, length)
-        detector = Detector(mark, threads=1)
-        values = detector.engine.null_values(
-            mark.problem, pack([text], None), 0, seed_key(5), 0, 20_000, 1
-        )
-        phi = np.sort((values - mark.problem.taken_off(length)) / mark.problem.scale)
-        for rank in (1, 5, 50, 500, 5000):
-            x = float(phi[rank - 1])
-            share = np.searchsorted(phi, x, side="right") / len(phi)
-            found = Detection(None, x, 0, 0, length, 0, 0, "cpu")
-            error = 4 * math.sqrt(share / len(phi))
-            assert math.exp(log_bound(mark, found)) >= share - error
-
-
-@pytest.mark.parametrize(("its", "gap"), [(False, 0.0), (False, 0.3), (True, 0.4)])
-def test_sum_over_alignments_is_complete(its, gap):
-    """S(t) is the sum over every set of cells that an alignment can match, listed by brute force."""
-    k = 4
-    grid, log_sums = _log_sums(its, True, k, gap)
-    t = float(grid[5])
-    m = (2 / t) * (1 - math.exp(-t / 2)) if its else 1 / (1 - t)
-    total = 0.0
-    for r in range(k + 1):
-        for _ in itertools.product(
-            itertools.combinations(range(k), r), itertools.combinations(range(k), r)
-        ):
-            total += m**r * math.exp(-2 * t * gap * (k - r))
-    assert log_sums[5] == pytest.approx(math.log(total), rel=1e-12)
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_bound_decides_strong_watermarks(scheme):
-    mark = watermark(scheme)
-    rng = np.random.default_rng(2)
-    chosen = ScanSettings(resamples=99, tokens_field="t")
-    texts = [marked(mark, rng, 60, 1.0), ordinary(rng, 60)]
-    strong, weak = two_stage(Detector(mark, threads=1), texts, chosen, seed=1)
-    assert strong.method == "bound"
-    assert strong.p_value < epsilon(chosen)
-    assert weak.p_value > 1 / 100
-
-
-def test_no_bound_where_none_is_proven():
-    found = Detection(None, -1e6, 0, 0, 100, 0, 0, "cpu")
-    assert log_bound(watermark(key_length=64), found) == 0.0  # a row would be met twice
-    demo = Watermark.published("exp", seed=1, generator="mersenne", vocab_size=V)
-    assert log_bound(demo, found) == 0.0
 
 
 @settings(max_examples=60, deadline=None)
@@ -188,14 +55,11 @@ def test_bound_of_control_keys_holds():
     """Documents that share frequent tokens: 19 controls bound the false ones in 95 % of keys, to 2 standard errors."""
     rng = np.random.default_rng(0)
     texts = [ordinary(rng, 30) for _ in range(120)]
-    packed = pack(texts, None)
-    most = np.full(len(texts), 2**31 - 1, np.int32)
     phi = []
     for key in range(400):
         detector = Detector(watermark(key=1000 + key, key_length=32), threads=1)
-        costs, source = detector.costs.costs(packed.distinct, detector.engine, 1)
-        problem = detector.watermark.problem
-        phi.append(detector.engine.observe(problem, packed, costs, source, most, 1)[0])
+        engine = detector.engine
+        phi.append(engine.fit(engine.pack(texts), detector.costs).value)
     phi = np.array(phi)
     ordered = np.sort(phi, axis=0)
     rank = [np.searchsorted(ordered[:, d], phi[:, d], side="right") for d in range(len(texts))]

@@ -10,24 +10,26 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from wmcore import SCHEMES, Detector, Watermark
-from wmcore.kernels.packing import Problem, pack
+from wmcore.engine import Engine
+from wmcore.kernels.backend import Backend
+from wmcore.kernels.problem import EXP, PLAIN, Problem, pack
 from wmcore.significance import permutation_test, seed_key
 
-PROBLEM = Problem(its=False, edits=False, n=4, gamma=0, vocab_size=9, denominator=8)
+PROBLEM = Problem(cost=EXP, alignment=PLAIN, n=4, gamma=0, vocab_size=9, denominator=8)
 
 
-class Scripted:
+class Scripted(Backend):
     """A backend whose resampled statistics are given: row a of `null` is text a's."""
 
-    NAME = "scripted"
+    name = "scripted"
 
     def __init__(self, null):
         self.null = np.asarray(null)
 
-    def tally(self, problem, texts, value, active, limit, key, first, stop, threads):
-        hits, used = np.zeros((2, len(texts)), np.int64)
-        for a in active:
-            for phi in self.null[a, first:stop]:
+    def tally(self, problem, texts, value, limit, resamples, threads):
+        hits, used = np.zeros((2, texts.size), np.int64)
+        for a in range(texts.size):
+            for phi in self.null[a, resamples.first : resamples.stop]:
                 if hits[a] < limit[a]:
                     hits[a] += phi <= value[a]
                     used[a] += 1
@@ -47,7 +49,12 @@ def test_p_values_equal_the_definitions(resamples, h, spread, seed):
     value = rng.integers(-1, spread + 1, size=5)
     texts = pack([np.arange(2)] * 5, None)
     found = permutation_test(
-        Scripted(null), PROBLEM, texts, value, resamples=resamples, stop_after=h, seed=0, threads=1
+        Engine(Scripted(null), PROBLEM, None, 1),
+        texts,
+        value,
+        resamples=resamples,
+        stop_after=h,
+        seed=0,
     )
     for a in range(5):
         row = null[a, :resamples].tolist()
@@ -132,7 +139,7 @@ def test_all_equal_costs_give_p_one():
     # of one token its costs are all equal, and every resample ties with the key.
     watermark = Watermark.create("its", vocab_size=1, key_length=1)
     text = np.zeros(3, int)
-    u = watermark.key.its_words(1, 1)[0] >> 16
+    u = watermark.key.its_words(1)[0] >> 16
     (found,) = Detector(watermark).detect([text], resamples=400, stop_after=None, seed=1)
     assert found.statistic == 3 * u / 65536
     null = [3 * naive.null_uniform(seed_key(1), t, 0, 1) for t in range(400)]
@@ -148,11 +155,11 @@ def test_power_rises_with_length():
         for _ in range(60):
             watermark = Watermark.create("exp", vocab_size=300, key_length=160)
             detector = Detector(watermark, threads=1)
-            costs, rows = detector.costs.costs(np.arange(300), detector.engine, 1)
+            costs = detector.engine.matrix(detector.costs, np.arange(300))
             start = rng.integers(160)
             text = rng.integers(0, 300, size=(length, 3))
             at = (start + np.arange(length)) % 160
-            best = costs[rows[text], at[:, None]].argmin(axis=1)
+            best = costs[text, at[:, None]].argmin(axis=1)
             chosen = np.where(rng.random(length) < 0.5, best, 0)
             (found,) = detector.detect([text[np.arange(length), chosen]], resamples=199)
             count += found.p_value <= 0.01

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from wmcore import SCHEMES, Key, PublishedKey, Watermark, WatermarkError
+from wmcore.kernels.problem import EDIT, ITS
 
 
 def make(**changes):
@@ -18,7 +19,7 @@ def make(**changes):
 
 def test_numpy_numbers_are_numbers():
     watermark = make(vocab_size=np.int64(1000), gap=np.float32(0.5))
-    assert watermark.problem.gamma == 2048
+    assert watermark.problem().gamma == 2048
 
 
 def test_defaults():
@@ -36,11 +37,11 @@ def test_defaults():
             {"scheme": "gumbel"},
             "scheme 'gumbel' is not known: use one of exp, exp-edit, its, its-edit",
         ),
-        ({"vocab_size": 0}, "vocab_size is 0, but must lie between 1 and"),
+        ({"vocab_size": 0}, "vocab_size is 0, but must be a whole number from 1 to"),
         ({"vocab_size": 2.5}, "vocab_size is 2.5, but must be a whole number"),
         ({"key_length": -1}, "key_length is -1"),
         ({"block_length": 0}, "block_length is 0"),
-        ({"block_length": 8193}, "block_length is 8193, but must lie between 1 and 8192"),
+        ({"block_length": 8193}, "block_length is 8193, but must be a whole number from 1 to 8192"),
         ({"gap": -0.1}, "gap is -0.1, but must be a number of at least 0"),
         ({"gap": float("nan")}, "gap is nan"),
         ({"scheme": "its", "gap": 0.4}, "scheme 'its' has no edits"),
@@ -204,10 +205,10 @@ def test_missing_and_huge_files(tmp_path):
 
 
 def test_the_problem_in_integers():
-    problem = make(scheme="its-edit", key_length=9).problem
-    assert (problem.its, problem.edits, problem.n) == (True, True, 9)
+    problem = make(scheme="its-edit", key_length=9).problem()
+    assert (problem.cost, problem.alignment, problem.n) == (ITS, EDIT, 9)
     assert (problem.gamma, problem.denominator) == (round(0.4 * 65536), 999)
     published = Watermark.published("its", seed=1, generator="torch", vocab_size=1000)
-    assert published.problem.denominator == 1000
+    assert published.problem().denominator == 1000
     assert isinstance(published.key, PublishedKey)
-    assert make(gap=0.5).problem.gamma == 2048
+    assert make(gap=0.5).problem().gamma == 2048

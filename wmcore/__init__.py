@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from wmcore.errors import WatermarkError
     from wmcore.generation import Generation, generate
     from wmcore.key import Key, PublishedKey
-    from wmcore.watermark import SCHEMES, Watermark
+    from wmcore.schemes import SCHEMES
+    from wmcore.watermark import Watermark
 
 _HOME = {
     "Detection": "wmcore.detect",
@@ -25,7 +26,7 @@ _HOME = {
     "Generation": "wmcore.generation",
     "Key": "wmcore.key",
     "PublishedKey": "wmcore.key",
-    "SCHEMES": "wmcore.watermark",
+    "SCHEMES": "wmcore.schemes",
     "Watermark": "wmcore.watermark",
     "WatermarkError": "wmcore.errors",
     "generate": "wmcore.generation",

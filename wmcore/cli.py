@@ -289,7 +289,7 @@ def demo(
 ) -> None:
     """Watermark SmolLM2's texts, damage 30 % of their tokens, and find the watermark again."""
     from wmcore.demo import run
-    from wmcore.watermark import SCHEMES
+    from wmcore.schemes import SCHEMES
 
     if scheme is not None and scheme not in SCHEMES:
         raise WatermarkError(f"--scheme {scheme}: unknown; choose one of {', '.join(SCHEMES)}")
@@ -313,7 +313,7 @@ def detect_all(
         found: Iterator[Detection] = iter(detector.detect(contents, **options) if contents else ())
         for document in batch:
             if document.content is None:
-                result = Detection.failed(str(document.error), detector.engine.NAME)
+                result = Detection.failed(str(document.error), detector.backend)
             else:
                 result = next(found)
             yield {"document": document.name, **result.to_dict()}

@@ -79,9 +79,7 @@ class UniformCosts(CostSource):
 class RankCosts(CostSource):
     """abs(u - eta) of a row's u and a token's eta. make: () -> (u int64 [n], order int32 [V]), in cost units."""
 
-    def __init__(
-        self, make: Callable[[], tuple[np.ndarray, np.ndarray]], problem: Problem
-    ) -> None:
+    def __init__(self, make: Callable[[], tuple[np.ndarray, np.ndarray]], problem: Problem) -> None:
         self._make = make
         self._problem = problem
         self._parts: tuple[np.ndarray, np.ndarray] | None = None

@@ -236,10 +236,9 @@ class Detector:
         """Token ids of the texts that can be tested, and what is wrong with the others."""
         if isinstance(texts, (str, bytes)):
             raise TypeError("texts is one string: give a list of texts, as in detect([text])")
-        if getattr(texts, "ndim", 2) == 1:
-            raise TypeError("texts is a one-dimensional array: give a list of texts, as in detect([ids])")
+        one_text = getattr(texts, "ndim", 0) == 1 and getattr(texts.dtype, "kind", "i") in "iuf"
         texts = list(texts)
-        if texts and all(isinstance(text, (int, np.integer)) for text in texts):
+        if one_text or (texts and all(isinstance(t, (int, np.integer)) for t in texts)):
             raise TypeError(
                 "texts is one text of token ids: give a list of texts, as in detect([ids])"
             )

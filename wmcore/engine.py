@@ -1,4 +1,4 @@
-"""`Engine`: one test on one backend. It packs texts, asks a key for costs, fits and tallies; what leaves is in user units.
+"""`Engine`: one test on one backend. It packs texts, asks a key for costs, fits, tallies, and speaks user units.
 
 Detection, identification, prefixes, calibration, scans and the published functions all go through it.
 """
@@ -13,7 +13,6 @@ from wmcore.errors import WatermarkError
 from wmcore.kernels import Backend, load, resolve
 from wmcore.kernels.constants import NOTHING
 from wmcore.kernels.problem import (
-    EDIT,
     CostTable,
     Fits,
     Problem,
@@ -126,17 +125,16 @@ class Engine:
         self, tokens: np.ndarray, source: CostSource, block: int, shift: int
     ) -> Alignment:
         """How the block of tokens from `block` on met the window of key rows from `shift` on."""
-        n = self.problem.n
         k = self.block_length or len(tokens)
         positions = np.arange(block, block + k)
         distinct, inverse = distinct_tokens(tokens[positions])
         matrix = self.matrix(source, distinct)
-        problem = self.problem.of_block(k)
-        rows = (shift + np.arange(k)) % n
-        if problem.alignment == EDIT:
-            from wmcore.kernels.cpu.path import edit_path
+        rows = self.backend.path(self.problem.of_block(k), matrix, inverse, shift)
+        cost = np.where(rows >= 0, self.units(matrix[inverse, rows]), np.nan)
+        return Alignment(positions, rows, cost)
 
-            edit_path(matrix, problem, inverse, shift, rows)
-        return Alignment(
-            positions, rows, np.where(rows >= 0, self.units(matrix[inverse, rows]), np.nan)
-        )
+    def all_windows(self, texts: Texts, source: CostSource) -> np.ndarray:
+        """The cost of every block of the only text with every key window, in user units: float64 [m - k + 1, n]."""
+        problem = self.problem.of_block(int(texts.k[0]))
+        matrix = self.matrix(source, texts.distinct)
+        return self.units(self.backend.all_windows(problem, texts, matrix))

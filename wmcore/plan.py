@@ -189,7 +189,9 @@ def run(
     if plan.first_resamples:
         full = _best_of_each(full[~np.isin(owner[full], owner[proven])], owner, columns)
     if len(full):
-        full_seed = derived_seed(seed, "full") if plan.first_resamples and seed is not None else seed
+        full_seed = (
+            derived_seed(seed, "full") if plan.first_resamples and seed is not None else seed
+        )
         texts = subject.engine.pack([arrays[i] for i in full])
         test = permutation_test(
             subject.engine,
@@ -210,9 +212,7 @@ def run(
     return columns
 
 
-def look_up(
-    subject: Subject, arrays: Sequence[np.ndarray], calibration: "Calibration"
-) -> Columns:
+def look_up(subject: Subject, arrays: Sequence[np.ndarray], calibration: "Calibration") -> Columns:
     """Test by a calibrated null alone: texts of calibrated lengths."""
     columns = Columns.empty(len(arrays))
     everything = np.arange(len(arrays))

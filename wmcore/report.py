@@ -5,10 +5,11 @@ The page is one self-contained file: no script, nothing fetched, all text escape
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from wmcore.schemes import SCHEMES
 
 if TYPE_CHECKING:
     from wmcore.detect import Detection
@@ -62,9 +63,7 @@ def chance_of_fit(scheme: str, cost: float) -> float:
     is the distance of two uniform numbers, below c with chance 1 - (1 - c)^2 (arXiv 2307.15593,
     section 2.2: the costs; the chances follow).
     """
-    if scheme.startswith("exp"):
-        return math.exp(min(cost, 0.0))
-    return 1.0 - (1.0 - min(max(cost, 0.0), 1.0)) ** 2
+    return SCHEMES[scheme].cost.chance(cost)
 
 
 def token_texts(tokenizer: Any, tokens: Sequence[int]) -> list[str]:

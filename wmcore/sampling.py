@@ -49,9 +49,7 @@ def watermarked(watermark: "Watermark", backend: str = "auto") -> Draw:
     exp is exponential minimum sampling, its is inverse transform sampling: the two decoders of
     arXiv 2307.15593, section 2.
     """
-    numbers = watermark.key.numbers(
-        watermark.sampler, watermark.key_length, watermark.vocab_size
-    )
+    numbers = watermark.key.numbers(watermark.sampler, watermark.key_length, watermark.vocab_size)
     if isinstance(numbers, UniformTable):
         return _from_table(numbers.xi)
     return _Fused(numbers, backend)

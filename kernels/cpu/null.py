@@ -1,4 +1,4 @@
-"""The statistic of a text, and which resamples reach it: bounds for all, an exact decision where a bound leaves one open.
+"""The statistic of a text, and which resamples reach it: bounds for all, exact decisions where a bound leaves one open.
 
 Statistics come and go as D, the alignment cost itself; searches work on E = D - 2 gamma k (see `edit.py`). Resamples
 are counted in groups of 32; bit l of a mask is resample 32 group + l.

@@ -1,4 +1,4 @@
-"""The test statistic of one key: the least alignment over all blocks and key windows, edit alignments by branch and bound.
+"""The test statistic of one key: the least alignment over all blocks and key windows, with edits by branch and bound.
 
 Windows form a tree: a node splits into sixteen neighbouring super-windows, bounded together (one in each lane,
 `super_windows`), down to leaves of at most sixteen windows, aligned exactly (`edit_windows`). A node is skipped
@@ -10,8 +10,9 @@ from numba import njit
 
 from ..constants import NOTHING
 from ..problem import EDIT
-from .edit import Block, edit_windows, interleave, interleaved_lanes, super_windows
-from .plain import plain_search
+from .costs import wrap
+from .edit import Block, edit_all, edit_windows, interleave, interleaved_lanes, super_windows
+from .plain import plain_all, plain_search
 
 
 @njit(nogil=True)
@@ -112,3 +113,21 @@ def edit_search(costs, problem, inverse, k, best, decide, scratch):
             super_windows(tree[base:], lanes, span, Block(inverse, b, k), gamma, row)
             top = _push_children(row, level + 1, lo, span, end, best, stack, top)
     return value, block, tau
+
+
+@njit(nogil=True, cache=True)
+def align_all(matrix, problem, inverse, k, out):
+    """out[b, tau] = the cost of block b with window tau, all of them: int32 [m - k + 1, n]. matrix: int32 [U, n]."""
+    n = problem.n
+    costs = np.empty((matrix.shape[0], n + 16), np.int32)
+    for i in range(matrix.shape[0]):
+        for j in range(n):
+            costs[i, j] = matrix[i, j] - 2 * problem.gamma
+    wrap(n, costs)
+    if problem.alignment == EDIT:
+        edit_all(costs, n, inverse, k, np.empty(16 * (k + 1), np.int32), out)
+    else:
+        plain_all(costs, n, inverse, k, out)
+    for b in range(out.shape[0]):
+        for tau in range(n):
+            out[b, tau] += 2 * problem.gamma * k

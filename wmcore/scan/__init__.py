@@ -1,6 +1,6 @@
 """Corpus scans: which documents carry a watermark. Streams in, resumable Parquet shards and q-values out.
 
-`readers` make documents of files, `windows` token ids and windows, `two_stage` (with `tail`) p-values, `worker` rows,
+`readers` make documents of files, `windows` token ids and windows, `worker` rows (p-values are `wmcore.plan`'s),
 `store` shards, `fdr` and `finish` q-values, `page` the report, `run` puts them together.
 """
 

@@ -21,8 +21,8 @@ from wmcore.scan.finish import finish
 from wmcore.scan.readers import Source, open_sources
 from wmcore.scan.settings import ScanSettings
 from wmcore.scan.store import MANIFEST, Store, read_manifest
-from wmcore.scan.two_stage import seed_of
 from wmcore.scan.worker import Encoded, Scanner
+from wmcore.significance import derived_seed
 from wmcore.watermark import Watermark
 
 NOTABLE = 1e-3
@@ -422,7 +422,7 @@ def _calibration(job: Job) -> Calibration:
         lengths,
         2000,
         tokens=[stream],
-        seed=seed_of(settings.seed or 0, "calibration"),
+        seed=derived_seed(settings.seed or 0, "calibration"),
         threads=job.threads,
         backend=job.backend,
     )

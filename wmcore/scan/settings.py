@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from wmcore.errors import WatermarkError
+from wmcore.plan import Plan
 
 FIRST_PASSES = ("resamples", "calibrated")
 FDR_METHODS = ("bh", "by")
@@ -93,6 +94,16 @@ class ScanSettings:
                 f"first_stop is {self.first_stop}, more than first_resamples, {self.first_resamples}: "
                 "every document would get the full test; lower it"
             )
+
+    @property
+    def plan(self) -> Plan:
+        """How p is found."""
+        return Plan(
+            resamples=self.resamples,
+            stop_after=self.stop_after,
+            first_resamples=self.first_resamples,
+            first_stop=self.first_stop,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-ready."""

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from wmcore.engine import Engine
 from wmcore.errors import WatermarkError
-from wmcore.watermark import Watermark
 
 
 def starts(length: int, window: int, stride: int) -> list[int]:
@@ -15,16 +15,14 @@ def starts(length: int, window: int, stride: int) -> list[int]:
     return [*range(0, length - window, stride), length - window]
 
 
-def check_window(watermark: Watermark, window: int) -> None:
-    """Raise WatermarkError unless blocks of the watermark fit into a window."""
-    from wmcore.kernels.packing import block_error
-
-    k = watermark.block_length
+def check_window(engine: Engine, window: int) -> None:
+    """Raise WatermarkError unless blocks fit into a window."""
+    k = engine.block_length
     if k is not None and k > window:
         raise WatermarkError(
-            f"window is {window} tokens, but the watermark aligns blocks of {k}: use a window of at least that"
+            f"window is {window} tokens, but the test aligns blocks of {k}: use a window of at least that"
         )
-    error = block_error(watermark.problem, window, k or window)
+    error = engine.error(window)
     if error is not None:
         raise WatermarkError(f"window is {window} tokens: {error}")
 

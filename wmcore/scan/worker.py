@@ -1,26 +1,26 @@
 """`Scanner`: documents in, rows of results out. The one place where a scan tokenises and tests, on any engine."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from wmcore.calibration import Calibration
-from wmcore.detect import Detection, Detector
+from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
-from wmcore.key import Key, PublishedKey
+from wmcore.plan import Columns, run
 from wmcore.scan.documents import Batch, Document
 from wmcore.scan.settings import ScanSettings
-from wmcore.scan.two_stage import seed_of, two_stage
 from wmcore.scan.windows import Encoder, characters, check_window, starts
+from wmcore.significance import derived_seed
+from wmcore.statistic import WHOLE_TEXT
 from wmcore.watermark import Watermark
 
 EXCERPT_BELOW = 1e-3
-_BEFORE, _LONGEST = (
-    200,
-    3000,
-)  # characters of an excerpt before and after the span; of the whole of it
+_BEFORE = 200  # characters of an excerpt before and after the span
+_LONGEST = 3000  # of the whole of it
 _WINDOWS = 16_384  # windows tested at a time
 Encoded = list[tuple[np.ndarray, Any] | None]
 
@@ -53,11 +53,11 @@ class Scanner:
     ) -> None:
         if settings.seed is None:
             raise WatermarkError("seed is None, but a Scanner needs one: give ScanSettings a seed")
-        check_window(watermark, settings.window)
         if tokenizer is None and settings.tokens_field is None:
             tokenizer = settings.tokenizer
         self.settings = settings
         self.detector = Detector(watermark, backend=backend, threads=threads, tokenizer=tokenizer)
+        check_window(self.detector.engine, settings.window)
         self.calibration = calibration
         self._encoder = (
             None
@@ -72,7 +72,7 @@ class Scanner:
             raise WatermarkError(
                 "no tokenizer is given and the watermark names none: give its model's (--tokenizer)"
             )
-        spans = self.detector.watermark.block_length is not None
+        spans = self.detector.engine.block_length is not None
         coded = iter(self._encoder.encode(given, spans) if self._encoder and given else ())
         return [
             None
@@ -91,7 +91,7 @@ class Scanner:
         documents = batch.documents
         if encoded is None:
             encoded = self.encode(documents)
-        seed = seed_of(self.settings.seed or 0, batch.source, batch.shard)
+        seed = derived_seed(self.settings.seed or 0, batch.source, batch.shard)
         rows: list[dict[str, Any] | None] = [None] * len(documents)
         held: list[int] = []
         windows = 0
@@ -113,14 +113,14 @@ class Scanner:
         """Fill in the rows of the documents with the numbers `held`."""
         if not held:
             return
-        settings = self.settings
+        settings, detector = self.settings, self.detector
         pieces: list[np.ndarray] = []
         edges: list[tuple[int, list[int], int]] = []  # document, window starts, first piece
         errors: dict[int, str] = {}
-        arrays, places, failed = self.detector.read([_ids(encoded[i]) for i in held])
-        for place, (_, error) in failed.items():
+        read = detector.read([_ids(encoded[i]) for i in held])
+        for place, (_, error) in read.failed.items():
             errors[held[place]] = error
-        for array, place in zip(arrays, places, strict=True):
+        for array, place in zip(read.arrays, read.places, strict=True):
             at = starts(len(array), settings.window, settings.stride)
             edges.append((held[place], at, len(pieces)))
             pieces += [array[s : s + settings.window] for s in at]
@@ -128,50 +128,58 @@ class Scanner:
         for i in [i for i, e in errors.items() if len(_ids(encoded[i])) > settings.window]:
             ids = _ids(encoded[i])
             at = starts(len(ids), settings.window, settings.stride)
-            cut = [ids[s : s + settings.window] for s in at]
-            if not self.detector.read(cut)[2]:
+            cut = detector.read([ids[s : s + settings.window] for s in at])
+            if not cut.failed:
                 del errors[i]
                 edges.append((i, at, len(pieces)))
-                pieces += cut
+                pieces += cut.arrays
         owners = [i for i, at, _ in edges for _ in at]
-        found = two_stage(
-            self.detector,
+        plan = settings.plan
+        found = run(
+            plan,
+            detector.subject,
             pieces,
-            settings,
             seed=seed,
             calibration=self.calibration,
-            document=owners,
+            documents=owners,
         )
         controls = [
-            two_stage(
-                Detector(mark, threads=self.detector.threads),
-                pieces,
-                settings,
-                seed=seed,
-                document=owners,
-            )
-            for mark in self._controls()
+            run(plan, control.subject, pieces, seed=seed, documents=owners).p_value
+            for control in self._controls()
         ]
         for i, at, first in edges:
             mine = slice(first, first + len(at))
             p = [_corrected(null[mine]) for null in controls]
-            rows[i] = self._row(batch, batch.documents[i], encoded[i], (at, found[mine]), p)
+            rows[i] = self._row(batch, batch.documents[i], encoded[i], (at, first, found), p)
         for i, error in errors.items():
             document = batch.documents[i]
             failed_document = Document(document.position, document.id, error=error)
             rows[i] = self._row(batch, failed_document, encoded[i], None, [])
 
-    def _controls(self) -> list[Watermark]:
-        return control_watermarks(
+    def _controls(self) -> list[Detector]:
+        """Detectors like this one for control keys."""
+        marks = control_watermarks(
             self.detector.watermark, self.settings.seed or 0, self.settings.controls
         )
+        statistic, engine = self.detector.statistic, self.detector.engine
+        return [
+            Detector(
+                mark,
+                scheme=statistic.scheme.name,
+                gap=statistic.gap,
+                block_length=statistic.block_length or WHOLE_TEXT,
+                backend=engine.backend.name,
+                threads=engine.threads,
+            )
+            for mark in marks
+        ]
 
     def _row(
         self,
         batch: Batch,
         document: Document,
         coded: tuple[np.ndarray, Any] | None,
-        tested: tuple[list[int], list[Detection]] | None,
+        tested: tuple[list[int], int, Columns] | None,
         controls: list[float],
     ) -> dict[str, Any]:
         row: dict[str, Any] = {
@@ -183,20 +191,20 @@ class Scanner:
         }
         if tested is None or coded is None:
             return row
-        at, found = tested
-        best = min(range(len(at)), key=lambda w: (found[w].p_value, found[w].statistic, w))
-        detection = found[best]
-        first = at[best] + (detection.block or 0)
-        last = first + (self.detector.watermark.block_length or detection.length or 0)
-        p = _corrected(found)
+        at, first_piece, found = tested
+        mine = slice(first_piece, first_piece + len(at))
+        best = first_piece + int(np.lexsort((found.statistic[mine], found.p_value[mine]))[0])
+        first = at[best - first_piece] + int(found.block[best])
+        last = first + (self.detector.engine.block_length or int(found.length[best]))
+        p = _corrected(found.p_value[mine])
         row |= {
             "p_value": p,
-            "statistic": detection.statistic,
-            "shift": detection.shift,
+            "statistic": float(found.statistic[best]),
+            "shift": int(found.shift[best]),
             "window": {"start": first, "end": last},
             "windows": len(at),
-            "resamples": sum(d.resamples for d in found),
-            "method": detection.method,
+            "resamples": int(found.resamples[mine].sum()),
+            "method": str(found.method[best]),
         }
         if controls:
             row["controls"] = controls
@@ -218,20 +226,11 @@ class Scanner:
 @lru_cache(maxsize=4)
 def control_watermarks(watermark: Watermark, seed: int, count: int) -> list[Watermark]:
     """Watermarks like this one with keys that no text carries, made from the scan's seed."""
-    if count and isinstance(watermark.key, PublishedKey) and watermark.its:
-        raise WatermarkError(
-            "controls needs keys of the same law, which a published its key has not: leave controls out"
-        )
+    secrets = (derived_seed(seed, "control", c).to_bytes(32, "little") for c in range(count))
+    key = watermark.key
     return [
-        Watermark.create(
-            watermark.scheme,
-            vocab_size=watermark.vocab_size,
-            key_length=watermark.key_length,
-            block_length=watermark.block_length,
-            gap=watermark.gap if watermark.edits else None,
-            key=Key(seed_of(seed, "control", c).to_bytes(32, "little")),
-        )
-        for c in range(count)
+        replace(watermark, key=key.control(watermark.sampler, secret), tokenizer=None)
+        for secret in secrets
     ]
 
 
@@ -240,6 +239,6 @@ def _ids(coded: tuple[np.ndarray, Any] | None) -> np.ndarray:
     return coded[0]
 
 
-def _corrected(found: list[Detection]) -> float:
+def _corrected(p_values: np.ndarray) -> float:
     """p of a document: the least p of its windows times their number (Bonferroni), at most 1."""
-    return min(1.0, len(found) * min(d.p_value for d in found if d.p_value is not None))
+    return float(min(1.0, len(p_values) * p_values.min()))

@@ -6,18 +6,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matrices import problems, wrapped
 
-from wmcore.kernels.cpu import align, edit, path, search
+from wmcore.kernels.cpu import edit, path, plain, search
+from wmcore.kernels.problem import EDIT, EXP, PLAIN, Problem
 
 MOST = np.int32(2**31 - 1)
 
 
 def plain_search(costs, n, inverse, k, best=MOST, decide=False):
-    return align.align_search(costs, n, inverse, k, best, decide, np.empty(16, np.int32))
+    return plain.plain_search(costs, n, inverse, k, best, decide, np.empty(16, np.int32))
 
 
 def edit_search(costs, n, inverse, k, gamma, best=MOST, decide=False):
-    scratch = search.edit_scratch(costs.shape[0], n, k)
-    return search.edit_search(costs, n, inverse, k, gamma, best, decide, scratch)
+    problem = Problem(EXP, EDIT, n, gamma, 100, 99)
+    scratch = search.search_scratch(problem, costs.shape[0], k)
+    return search.search(costs, problem, inverse, k, best, decide, scratch)
 
 
 @settings(max_examples=150, deadline=None)
@@ -26,7 +28,7 @@ def test_plain_alignment_equals_the_twin(problem):
     costs, inverse, k, _ = problem
     n = costs.shape[1]
     out = np.empty((len(inverse) - k + 1, n), np.int32)
-    align.align_all(wrapped(costs), n, inverse, k, out)
+    plain.plain_all(wrapped(costs), n, inverse, k, out)
     assert out.tolist() == naive.all_alignments(costs.tolist(), inverse, k, None)
     assert plain_search(wrapped(costs), n, inverse, k) == naive.statistic(
         costs.tolist(), inverse, k, None
@@ -48,6 +50,18 @@ def test_edit_alignment_equals_the_twin(problem):
     assert (value + 2 * gamma * k, block, tau) == naive.statistic(costs.tolist(), inverse, k, gamma)
 
 
+@settings(max_examples=60, deadline=None)
+@given(problems(max_length=13))
+def test_all_windows_of_either_alignment(problem):
+    costs, inverse, k, gamma = problem
+    n = costs.shape[1]
+    out = np.empty((len(inverse) - k + 1, n), np.int32)
+    search.align_all(costs, Problem(EXP, EDIT, n, gamma, 100, 99), inverse, k, out)
+    assert out.tolist() == naive.all_alignments(costs.tolist(), inverse, k, gamma)
+    search.align_all(costs, Problem(EXP, PLAIN, n, 0, 100, 99), inverse, k, out)
+    assert out.tolist() == naive.all_alignments(costs.tolist(), inverse, k, None)
+
+
 @settings(max_examples=150, deadline=None)
 @given(problems(max_length=40, sizes=[17, 100, 256, 257, 300, 530]))
 def test_search_equals_aligning_everything(problem):
@@ -63,7 +77,7 @@ def test_search_equals_aligning_everything(problem):
         value, block, tau = edit_search(matrix, n, inverse, k, gamma, threshold, True)
         assert (block >= 0) == (least <= threshold)
         assert block < 0 or out[block, tau] == value <= threshold
-    align.align_all(matrix, n, inverse, k, out)
+    plain.plain_all(matrix, n, inverse, k, out)
     for threshold in (out.min() - 1, out.min(), out.max()):
         value, block, tau = plain_search(matrix, n, inverse, k, threshold, True)
         assert (block >= 0) == (out.min() <= threshold)
@@ -85,7 +99,7 @@ def test_super_window_bounds_hold(problem, span):
     copied = tree[: costs.shape[0] * span * lanes].reshape(-1, span, lanes)
     j = (3 % n + np.arange(lanes)[None, :] * span + np.arange(span)[:, None]) % n
     assert (copied == matrix[:, j]).all()
-    edit.edit_bounds(tree, lanes, span, inverse, 0, k, gamma, row)
+    edit.super_windows(tree, lanes, span, edit.Block(inverse, 0, k), gamma, row)
     out = np.empty((len(inverse) - k + 1, n), np.int32)
     edit.edit_all(matrix, n, inverse, k, np.empty(16 * (k + 1), np.int32), out)
     for lane in range(16):
@@ -102,7 +116,8 @@ def test_path_costs_what_the_alignment_costs(problem, tau):
     n = costs.shape[1]
     tau %= n
     rows = np.empty(k, np.int64)
-    value = path.edit_path(costs, inverse, 0, k, n, tau, gamma, rows)
+    problem = Problem(EXP, EDIT, n, gamma, 100, 99)
+    value = path.edit_path(costs, problem, inverse[:k], tau, rows)
     matrix = [[int(costs[i, (tau + j) % n]) for j in range(k)] for i in inverse[:k]]
     assert value == naive.edit_cost(matrix, gamma)
     met = np.flatnonzero(rows >= 0)

@@ -17,10 +17,11 @@ import numpy as np
 from machine import machine
 
 from wmcore import Detector, Key, Watermark
-from wmcore.kernels import cpu, cuda
-from wmcore.kernels.cuda.host import Host
-from wmcore.kernels.packing import pack
+from wmcore.kernels import Backend, load
+from wmcore.kernels.cuda import device as cuda_device
+from wmcore.kernels.problem import Resamples, pack
 
+cpu, cuda = load("cpu"), load("cuda")
 RESULTS = Path(__file__).parent / "results"
 V, N, M, T = 49152, 256, 200, 5000
 SEED_KEY = np.arange(8, dtype=np.uint32)
@@ -42,29 +43,31 @@ def timed(run: Callable[[], Any], wait: Callable[[], Any], repeats: int = 7) -> 
     return {"seconds": float(median), "p20": float(low), "p80": float(high)}
 
 
-def rates(host: Any, wait: Any, peak: float, *, n=N, m=M, texts=64, resamples=2048) -> list[dict]:
+def rates(backend: Backend, wait: Any, peak: float, *, n=N, m=M, texts=64, resamples=2048) -> list[dict]:
     """Cells a second of the two edit kernels: every window in int32, and bounds of whole keys in int16."""
-    problem = Watermark.create("exp-edit", vocab_size=V, key_length=n).problem
+    problem = Watermark.create("exp-edit", vocab_size=V, key_length=n).problem()
     rng = np.random.default_rng(0)
     batch = [rng.zipf(1.3, size=m) % V for _ in range(texts)]
     one, many = pack(batch[:1], None), pack(batch, None)
-    value = cpu.null_values(problem, one, 0, SEED_KEY, 0, 2, 1)
+    value = cpu.null_values(problem, one, 0, Resamples(SEED_KEY, 0, 2), 1)
     least = np.full(m, value[0], np.int32)
-    few = host.prefix_hits(problem, one, least, SEED_KEY, 0, 32)
-    assert (few == cpu.prefix_hits(problem, one, least, SEED_KEY, 0, 32, 1)).all()
+    few, all_of_them = Resamples(SEED_KEY, 0, 32), Resamples(SEED_KEY, 0, resamples)
+    found = backend.prefix_hits(problem, one, least, few, 1)
+    assert (found == cpu.prefix_hits(problem, one, least, few, 1)).all()
     none = np.full(texts, -(2**30), np.int32)  # below every bound: nothing is left to refine
-    assert not host.hits(problem, many, none, np.arange(texts), SEED_KEY, 0, 32).any()
+    limit = np.full(texts, resamples)
+    assert not backend.tally(problem, many, none, limit, few, 1)[0].any()
     found = []
     for name, cells, run in (
         (
             "int32, every window aligned in full",
             resamples * n * m * m,
-            lambda: host.prefix_hits(problem, one, least, SEED_KEY, 0, resamples),
+            lambda: backend.prefix_hits(problem, one, least, all_of_them, 1),
         ),
         (
             "int16 pairs, bounds of whole keys",
             resamples * texts * m * (n + m - 1),
-            lambda: host.hits(problem, many, none, np.arange(texts), SEED_KEY, 0, resamples),
+            lambda: backend.tally(problem, many, none, limit, all_of_them, 1),
         ),
     ):
         time_of = timed(run, wait)
@@ -83,8 +86,8 @@ def make_texts(watermark: Watermark, count: int, marked: bool, m: int = M) -> li
     if not marked:
         return list(plain)
     some = np.arange(0, watermark.vocab_size, 16)
-    costs, rows = Detector(watermark, backend="cpu").costs.costs(some, cpu, 2)
-    fit = some[costs[rows].argmin(axis=0)]
+    one = Detector(watermark, backend="cpu")
+    fit = some[one.engine.matrix(one.costs, some).argmin(axis=0)]
     shifts = rng.integers(watermark.key_length, size=count)
     best = fit[(shifts[:, None] + np.arange(m)) % watermark.key_length]
     return list(np.where(rng.random((count, m)) < 0.5, best, plain))
@@ -128,10 +131,10 @@ def sampling_rates() -> list[dict]:
     from wmcore.kernels.constants import DOMAIN_EXP
     from wmcore.kernels.cuda.sample import ExpSampler, ItsSampler
 
-    key, device, rows = Key(bytes(32)), cuda.device.device(), []
+    key, device, rows = Key(bytes(32)), cuda_device.device(), []
     for n_tokens in (49152, 151936):
         exp = ExpSampler(device, key.words, DOMAIN_EXP)
-        its = ItsSampler(device, key.its_order(n_tokens), key.its_words(N, n_tokens))
+        its = ItsSampler(device, key.its_order(n_tokens), key.its_words(N))
         for count in (1, 16, 256):
             for kind in (torch.float32, torch.bfloat16):
                 # Sharpened normal numbers: about as peaked as a language model's logits.
@@ -211,7 +214,6 @@ def main() -> None:
 
     wait = cupy.cuda.Device(0).synchronize
     about = card()
-    host = Host(cuda.device.device())
     result = {
         "card": about,
         "machine": machine(),

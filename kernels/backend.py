@@ -40,8 +40,6 @@ class Backend:
     """The contract. A new backend overrides what says NotImplementedError, and what it can do better."""
 
     name = ""
-    logits: tuple[str, ...] = ("float32",)
-    """Names of the dtypes that its samplers read."""
 
     def why_not(self) -> str | None:
         """Why it cannot run here, with the remedy; None where it can."""

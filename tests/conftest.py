@@ -17,3 +17,32 @@ def one_torch_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+SHIMS = {
+    "shared": {},
+    "beside": {"shared_bytes": 64, "threads": 32, "processors": 2, "memory": 1 << 17},
+    "reverse": {"threads": 96, "processors": 5, "reverse": True},
+    "dpx": {"arch": 900},
+}
+"""Ways to run the CUDA sources on the host: tiles in shared memory and beside it, blocks and lanes forwards and
+backwards, DPX and what replaces it."""
+
+
+@pytest.fixture(
+    scope="session",
+    params=["cpu", *SHIMS, pytest.param("device", marks=pytest.mark.gpu)],
+)
+def backend(request):
+    """Every backend: the CPU's, the CUDA one on the host in several ways, and on a device (make gpu)."""
+    from wmcore.kernels import load, resolve
+
+    if request.param == "cpu":
+        return load("cpu")
+    if request.param == "device":
+        return resolve("cuda")
+    from cuda_shim.device import ShimDevice
+
+    from wmcore.kernels.cuda.backend import CudaBackend
+
+    return CudaBackend(ShimDevice(**SHIMS[request.param]))

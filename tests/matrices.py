@@ -2,6 +2,10 @@
 
 import numpy as np
 from hypothesis import strategies as st
+from numba import njit
+
+from wmcore.kernels.cpu.costs import exp_cost
+from wmcore.kernels.cpu.simd import load_i32, store
 
 SIZES = [1, 2, 3, 15, 16, 17, 31, 32, 33, 40]
 
@@ -27,3 +31,10 @@ def wrapped(costs, offset=0):
     """The matrix that kernels take: offset added, 16 columns repeated at the end."""
     n = costs.shape[1]
     return np.ascontiguousarray(costs[:, np.arange(n + 16) % n] + np.int32(offset))
+
+
+@njit
+def words_to_costs(words, out):
+    """out[i] = the exp cost of words[i]: int32 arrays of a multiple of 16."""
+    for first in range(0, words.size, 16):
+        store(out, first, exp_cost(load_i32(words, first)))

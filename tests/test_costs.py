@@ -6,20 +6,13 @@ import naive
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numba import njit
+from matrices import words_to_costs
 
 from wmcore.kernels.constants import EXP_COST_MIN, EXP_SCALE
 from wmcore.kernels.cpu import costs as kernel
-from wmcore.kernels.cpu.simd import load_i32, store
 
 RNG = np.random.default_rng(20)
 SECRET = RNG.integers(0, 2**32, size=8, dtype=np.uint64).astype(np.uint32)
-
-
-@njit
-def costs_of(words, out):
-    for first in range(0, words.size, 16):
-        store(out, first, kernel.exp_cost(load_i32(words, first)))
 
 
 def exp_costs(words):
@@ -27,7 +20,7 @@ def exp_costs(words):
     padded = np.zeros((len(words) + 15) // 16 * 16, np.uint32)
     padded[: len(words)] = words
     out = np.empty(padded.size, np.int32)
-    costs_of(padded, out)
+    words_to_costs(padded, out)
     return out[: len(words)]
 
 

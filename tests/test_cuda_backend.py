@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import importlib.util
-import inspect
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,19 +13,18 @@ import pytest
 from cuda_shim.device import ShimDevice, compiler
 
 from wmcore import SCHEMES, Detector, Key, Watermark, WatermarkError, sampling
-from wmcore.kernels import Backend, cpu, cuda, resolve
+from wmcore.kernels import load, resolve
 from wmcore.kernels.cuda import device as cuda_device
 from wmcore.prefix import prefix_curve
 
-FUNCTIONS = [n for n, f in vars(Backend).items() if inspect.isfunction(f) and n[0] != "_"]
+cpu, cuda = load("cpu"), load("cuda")
 
 
 @pytest.fixture
 def shim(monkeypatch):
     """The CUDA backend on the host."""
     device = ShimDevice(shared_bytes=1 << 15)
-    monkeypatch.setattr(cuda_device, "device", lambda index=0: device)
-    monkeypatch.setattr(cuda_device, "why_not", lambda index=0: None)
+    monkeypatch.setattr(cuda, "_given", device)
     return device
 
 
@@ -37,23 +35,6 @@ def no_cache():
     cuda_device.why_not.cache_clear()
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_signatures_are_the_same(name):
-    theirs = inspect.signature(getattr(cuda, name))
-    assert theirs == inspect.signature(getattr(cpu, name))
-    contract = list(inspect.signature(getattr(Backend, name)).parameters.values())[1:]
-    assert list(theirs.parameters.values()) == contract
-
-
-def test_both_backends_offer_the_same():
-    def public(module):
-        names = vars(module).items()
-        return {n for n, f in names if inspect.isfunction(f) and f.__module__ == module.__name__}
-
-    mine = {n for n in public(cuda) if n[0] != "_"} - {"why_not"}
-    assert mine == {n for n in public(cpu) if n[0] != "_"} == set(FUNCTIONS)
-
-
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("block_length", [None, 9])
 def test_detection_is_the_cpus(shim, scheme, block_length):
@@ -62,8 +43,9 @@ def test_detection_is_the_cpus(shim, scheme, block_length):
     )
     rng = np.random.default_rng(5)
     texts = [rng.integers(0, 90, size=m) for m in (9, 24, 31, 3)]
-    costs, rows = Detector(watermark, backend="cpu").costs.costs(np.arange(90), cpu, 1)
-    texts[1] = costs[rows][:, (4 + np.arange(24)) % 33].argmin(axis=0)  # fits at shift 4
+    one = Detector(watermark, backend="cpu")
+    costs = one.engine.matrix(one.costs, np.arange(90))
+    texts[1] = costs[:, (4 + np.arange(24)) % 33].argmin(axis=0)  # fits at shift 4
     found = Detector(watermark, backend="cuda").detect(texts, resamples=70, seed=3, alignment=True)
     expected = Detector(watermark, backend="cpu").detect(
         texts, resamples=70, seed=3, alignment=True
@@ -75,7 +57,7 @@ def test_detection_is_the_cpus(shim, scheme, block_length):
     assert found[1].shift == (4 + found[1].block) % 33
     assert "observe" in shim.launched
     assert "hits" in shim.launched
-    assert ("bound" in shim.launched) == scheme.endswith("edit")
+    assert ("bound" in shim.launched) == SCHEMES[scheme].alignment.gaps
 
 
 def test_prefix_curve_and_stopping_are_the_cpus(shim):
@@ -91,15 +73,22 @@ def test_prefix_curve_and_stopping_are_the_cpus(shim):
     ]
 
 
-def test_a_table_is_sent_once(shim):
-    table = cuda.exp_table(np.arange(8, dtype=np.uint32), 300, 16, 1)
-    assert not table.flags.writeable
-    reference, resident = cuda._tables[id(table)]
-    assert reference() is table
-    assert (resident == table).all()
-    key = id(table)
-    del table
-    assert key not in cuda._tables
+def test_a_table_stays_on_the_device(shim):
+    """What the device made is used where it is; of a table on the host only the rows that are asked for are sent."""
+    watermark = Watermark.create("exp", vocab_size=300, key_length=16)
+    detector = Detector(watermark, backend="cuda")
+    sent = []
+    array = shim.array
+
+    def watched(values):
+        sent.append(np.shape(values))
+        return array(values)
+
+    shim.array = watched
+    detector.detect([np.arange(300)], resamples=1)
+    tables = [shape for shape in sent if len(shape) == 2]
+    assert "exp_table" in shim.launched
+    assert tables == []
 
 
 def test_auto_takes_cuda_where_it_works(shim, monkeypatch):
@@ -117,9 +106,8 @@ def cuda_logits(monkeypatch):
 
     class OnDevice(torch.Tensor):
         is_cuda = True
-        __torch_function__ = (
-            torch._C._disabled_torch_function_impl
-        )  # what is made of it is ordinary
+        # What is made of it is ordinary.
+        __torch_function__ = torch._C._disabled_torch_function_impl
 
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=0))
     return lambda values: torch.tensor(values).as_subclass(OnDevice)
@@ -134,7 +122,7 @@ def test_cuda_logits_go_to_the_fused_sampler(shim, cuda_logits, scheme):
     expected = draw(logits.as_subclass(type(logits).__base__), rows, 0.8)
     assert not shim.launched
     assert draw(logits, rows, 0.8).tolist() == expected.tolist()
-    assert shim.launched[-1] == {"exp": "exp_sample", "its": "its_pick"}[scheme]
+    assert shim.launched[-1] == {"exp": "exp_sample", "its": "its_draw"}[scheme]
     values[2] = -np.inf
     assert draw(cuda_logits(values), rows, 0.8, check=False)[2] == -1
     with pytest.raises(WatermarkError, match="no token to draw"):
@@ -142,20 +130,45 @@ def test_cuda_logits_go_to_the_fused_sampler(shim, cuda_logits, scheme):
 
 
 def test_cuda_logits_go_to_the_cpu_where_cupy_does_not_work(shim, cuda_logits, monkeypatch):
-    monkeypatch.setattr(cuda_device, "why_not", lambda index=0: "no CuPy")
+    monkeypatch.delenv("WMCORE_BACKEND", raising=False)
+    monkeypatch.setattr(type(cuda), "why_not", lambda self: "no CuPy")
     draw = sampling.ordinary(3)
     values = np.zeros((4, 50), np.float32)
     logits = cuda_logits(values)
     expected = draw(logits.as_subclass(type(logits).__base__), np.arange(4), 1.0)
-    assert draw(logits, np.arange(4), 1.0).tolist() == expected.tolist()
+    with pytest.warns(UserWarning, match="its backend does not work, .* to the CPU: no CuPy"):
+        assert draw(logits, np.arange(4), 1.0).tolist() == expected.tolist()
     assert not shim.launched
+
+
+def test_samplers_are_chosen_by_the_same_rule(shim, cuda_logits, monkeypatch, recwarn):
+    """WMCORE_BACKEND and a name are heeded; a named backend works or raises."""
+    values = np.zeros((4, 50), np.float32)
+    on_device, rows = cuda_logits(values), np.arange(4)
+    on_host = on_device.as_subclass(type(on_device).__base__)
+    expected = sampling.ordinary(3)(on_host, rows, 1.0).tolist()
+    assert sampling.ordinary(3, "cpu")(on_device, rows, 1.0).tolist() == expected
+    monkeypatch.setenv("WMCORE_BACKEND", "cpu")
+    assert sampling.ordinary(3)(on_device, rows, 1.0).tolist() == expected
+    assert not shim.launched
+    monkeypatch.delenv("WMCORE_BACKEND")
+    assert sampling.ordinary(3)(on_device, rows, 1.0).tolist() == expected
+    assert shim.launched == ["exp_sample"]
+    with pytest.raises(
+        WatermarkError, match='backend "cuda" was asked for, but the logits are on the cpu'
+    ):
+        sampling.ordinary(3, "cuda")(on_host, rows, 1.0)
+    assert not recwarn.list
+    monkeypatch.setattr(type(cuda), "why_not", lambda self: "no CuPy")
+    with pytest.raises(WatermarkError, match='backend "cuda" cannot run here: no CuPy'):
+        sampling.ordinary(3, "cuda")
 
 
 def refused(match):
     watermark = Watermark.create("exp", vocab_size=50)
     with pytest.raises(WatermarkError, match=match):
         Detector(watermark, backend="cuda")
-    assert Detector(watermark).engine is cpu
+    assert Detector(watermark).engine.backend is cpu
     assert Detector(watermark).detect([[1, 2, 3]], resamples=9)[0].backend == "cpu"
 
 
@@ -348,7 +361,7 @@ def test_without_a_compiler_ci_fails_and_a_user_skips(monkeypatch):
 
 
 def test_a_text_too_large_for_32_bit_addresses():
-    from wmcore.kernels.cuda.host import Host
+    from wmcore.kernels.cuda.launch import layout
 
     with pytest.raises(ValueError, match=r"a text of 100000 distinct tokens .*split the text"):
-        Host(ShimDevice())._layout(30_000, 100_000, 10, (1, 1))
+        layout(ShimDevice(), 30_000, 100_000, 10, (1, 1))

@@ -1,28 +1,20 @@
-"""On a real device (`make gpu`): the same cases as on the host, and what only a device has: torch, streams, graphs."""
+"""On a real device (`make gpu`): what only a device has: torch, streams, graphs. test_backends.py runs there, too."""
 
 import numpy as np
 import pytest
-import test_cuda_null
-from test_cuda_null import (  # noqa: F401 (collected here once more, with this module's `hosts`)
-    test_a_long_key_takes_several_super_windows,
-    test_costs,
-    test_hits_and_statistics,
-    test_lengths_around_strips,
-    test_long_prefixes,
-    test_observe,
-    test_prefixes,
-    test_ranges_batches_and_inactive_texts,
-    test_ranks_of_a_whole_vocabulary,
-)
+import test_backends
+import tiny
+from test_backends import KEY, make_problem
 from test_cuda_sample import DOMAIN_EXP, SECRET, exp_tokens, its_tokens, make_logits
 
 from wmcore import SCHEMES, Detector, Key, Watermark, WatermarkError, sampling
-from wmcore.kernels import cpu, cuda, resolve
+from wmcore.kernels import load, resolve
 from wmcore.kernels.cuda import device as cuda_device
-from wmcore.kernels.cuda.host import Host
+from wmcore.kernels.cuda.backend import CudaBackend
 from wmcore.kernels.cuda.sample import ExpSampler, ItsSampler
-from wmcore.kernels.packing import pack
+from wmcore.kernels.problem import Resamples, pack
 
+cpu, cuda = load("cpu"), load("cuda")
 pytestmark = pytest.mark.gpu
 
 
@@ -35,12 +27,11 @@ def works():
 
 
 @pytest.fixture(scope="module")
-def hosts(works):
-    """The real device under every name of the host's tests; one of them with tiles beside shared memory."""
-    beside = cuda_device.CupyDevice(0)
-    beside.shared_bytes, beside.memory_bytes, beside.block_threads = 64, 1 << 24, 256
-    found = dict.fromkeys(test_cuda_null.DEVICES, Host(cuda_device.device()))
-    return {**found, "beside": Host(beside)}
+def beside(works):
+    """The device with tiles beside shared memory."""
+    device = cuda_device.CupyDevice(0)
+    device.shared_bytes, device.memory_bytes, device.block_threads = 64, 1 << 24, 256
+    return CudaBackend(device)
 
 
 @pytest.fixture
@@ -61,8 +52,8 @@ def test_detection_at_full_size(scheme, block_length):
     texts = [rng.zipf(1.3, size=m) % 49152 for m in (200, 199, 50, 300, 200)]
     one, two = (Detector(watermark, backend=name) for name in ("cuda", "cpu"))
     some = np.arange(0, 49152, 16)
-    costs, rows = two.costs.costs(some, cpu, 2)
-    best = some[costs[rows][:, (9 + np.arange(200)) % 256].argmin(axis=0)]
+    costs = two.engine.matrix(two.costs, some)
+    best = some[costs[:, (9 + np.arange(200)) % 256].argmin(axis=0)]
     texts[0] = np.where(rng.random(200) < 0.5, best, texts[0])
     for stop_after in (50, None):
         a, b = (d.detect(texts, resamples=999, seed=1, stop_after=stop_after) for d in (one, two))
@@ -76,14 +67,15 @@ def test_detection_at_full_size(scheme, block_length):
 def test_memory_does_not_grow_with_resamples():
     import cupy
 
-    problem = test_cuda_null.make_problem("its-edit", 256, 26214, 49152)
+    problem = make_problem("its-edit", 256, 26214, 49152)
     text = np.random.default_rng(0).integers(0, 49152, size=200)
     packed = pack([text] * 64, None)
     value = np.full(64, -(2**30), np.int32)
-    host, pool, used = Host(cuda_device.device()), cupy.get_default_memory_pool(), []
+    pool, used = cupy.get_default_memory_pool(), []
     for resamples in (4096, 65536):
         pool.free_all_blocks()
-        host.hits(problem, packed, value, np.arange(64), SECRET, 0, resamples)
+        some = Resamples(KEY, 0, resamples)
+        cuda.tally(problem, packed, value, np.full(64, 2**40), some, 1)
         used.append(pool.total_bytes())
     assert used[1] <= max(used[0], cuda_device.device().memory_bytes) * 1.5
 
@@ -148,7 +140,7 @@ def test_a_loop_without_a_wait_and_a_graph(torch):
     watermark = Watermark.create("exp", vocab_size=5000, key=Key(bytes(32)))
     for make in (
         lambda d: ExpSampler(d, watermark.key.words, DOMAIN_EXP),
-        lambda d: ItsSampler(d, watermark.key.its_order(5000), watermark.key.its_words(256, 5000)),
+        lambda d: ItsSampler(d, watermark.key.its_order(5000), watermark.key.its_words(256)),
     ):
         sampler = make(cuda_device.device())
         logits = torch.randn(16, 5000, device="cuda", dtype=torch.bfloat16)
@@ -178,34 +170,30 @@ def test_a_loop_without_a_wait_and_a_graph(torch):
             assert out.tolist() == eager.tolist()
 
 
-@pytest.mark.model
 def test_generation_on_the_device(torch):
     """A model's text on the device carries the watermark; its tokens come from the fused sampler."""
     from wmcore import generate
-    from wmcore.models import load_model
 
-    model, tokenizer = load_model("smollm2")
-    watermark = Watermark.create("exp-edit", vocab_size=49152)
-    texts = generate(
-        model.cuda(),
-        ["The history of the sea is", "A recipe:"],
-        watermark,
-        max_new_tokens=60,
-        tokenizer=tokenizer,
-        seed=1,
-        eos=False,
-    )
+    watermark = Watermark.create("exp-edit", vocab_size=300)
+    model = tiny.llama(300).float().cuda()
+    texts = generate(model, [[5, 6, 7], [8]], watermark, max_new_tokens=60, seed=1, eos=False)
     found = Detector(watermark, backend="cuda").detect([t.tokens for t in texts], resamples=999)
     assert [d.p_value for d in found] == [1 / 1000] * 2
 
 
-def test_sanitizer_case(hosts):
+def test_tiles_beside_shared_memory(beside):
+    for scheme in SCHEMES:
+        test_backends.test_ranges_batches_and_texts_of_limit_0(beside, scheme)
+        test_backends.test_lengths_around_strips(beside, scheme, 300, None)
+
+
+def test_sanitizer_case():
     """A short walk through every kernel, for compute-sanitizer."""
     for scheme in SCHEMES:
-        test_cuda_null.test_ranges_batches_and_inactive_texts(hosts, scheme)
-        test_cuda_null.test_lengths_around_strips(hosts, scheme, 300, None)
-    test_cuda_null.test_long_prefixes(hosts)
-    test_cuda_null.test_costs(hosts, 40)
+        test_backends.test_ranges_batches_and_texts_of_limit_0(cuda, scheme)
+        test_backends.test_lengths_around_strips(cuda, scheme, 300, None)
+    test_backends.test_long_prefixes(cuda)
+    test_backends.test_costs(cuda, 40)
     device = cuda_device.device()
     import cupy
 

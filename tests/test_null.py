@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matrices import words_to_costs
 
 from wmcore.kernels import load
 from wmcore.kernels.cpu import backend as cpu_backend
-from wmcore.kernels.cpu import bound, costs, edit, plain, resample
+from wmcore.kernels.cpu import bound, edit, plain, resample
 from wmcore.kernels.problem import (
     COSTS,
     EDIT,
@@ -148,18 +149,13 @@ def test_exp_bound_holds_for_every_high_half():
     from wmcore.kernels.cpu.simd import load_i32, store
 
     @njit
-    def costs_of(words, out):
-        for first in range(0, words.size, 16):
-            store(out, first, costs.exp_cost(load_i32(words, first)))
-
-    @njit
     def bounds_of(high, terms, out):
         for first in range(0, high.size, 16):
             store(out, first, resample._exp_bound_16(load_i32(high, first), terms))
 
     high = np.arange(65536, dtype=np.int32)
     exact = np.empty(65536, np.int32)
-    costs_of((high.astype(np.uint32) << 16) | np.uint32(0xFFFF), exact)
+    words_to_costs((high.astype(np.uint32) << 16) | np.uint32(0xFFFF), exact)
     for shift in range(2, 14):
         for offset in (0, -2 * 1638):
             out = np.empty(65536, np.int32)

@@ -74,24 +74,23 @@ class _Fused:
     def __init__(self, numbers: ExpNumbers | ItsNumbers, backend: str) -> None:
         self._numbers = numbers
         self._named = backend
-        self._samplers: dict[int | None, tuple[Backend, Sampler]] = {}
+        self._samplers: dict[tuple[bool, int | None], tuple[Backend, Sampler]] = {}
         self._chosen = None if backend == "auto" else _resolved(backend)
 
     def __call__(
         self, logits: Any, rows: Any, inverse_temperature: float, check: bool = True
     ) -> Any:
-        index = logits.device.index if logits.is_cuda else None
-        if index not in self._samplers:
+        place = logits.is_cuda, logits.device.index
+        if place not in self._samplers:
             backend = self._backend(logits)
-            device = index if backend.name == "cuda" else None
-            self._samplers[index] = backend, backend.sampler(self._numbers, device)
-        backend, sampler = self._samplers[index]
+            self._samplers[place] = backend, backend.sampler(self._numbers, place[1])
+        backend, sampler = self._samplers[place]
         if backend.name == "cpu":
             return _on_host(sampler, logits, rows, inverse_temperature)
         import torch
 
         stream = torch.cuda.current_stream(logits.device).cuda_stream
-        tokens = on_device(backend, sampler, logits, rows, inverse_temperature, stream)
+        tokens = on_device(sampler, logits, rows, inverse_temperature, stream)
         if check:
             check_tokens(tokens)
         return tokens
@@ -125,7 +124,6 @@ def _resolved(name: str) -> Backend:
 
 
 def on_device(
-    backend: Backend,
     sampler: Sampler,
     logits: Any,
     rows: Any,
@@ -133,16 +131,18 @@ def on_device(
     stream: int,
     out: Any = None,
 ) -> Any:
-    """Launch a sampler of a backend on a stream; nothing waits. Returns the tokens.
+    """Launch a CUDA backend's sampler on a stream; nothing waits. Returns the tokens.
 
     For a CUDA graph, give rows and out (int64 [B]) as tensors on the device, and call it once before
     the capture.
     """
     import torch
 
+    from wmcore.kernels.cuda.sample import TYPES
+
     x = logits.detach()
     kind = str(x.dtype).removeprefix("torch.")
-    if kind not in backend.logits:
+    if kind not in TYPES:
         x, kind = x.float(), "float32"
     if x.stride(1) != 1:
         x = x.contiguous()

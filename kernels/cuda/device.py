@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from .source import OPTIONS, entry_points, source
+from .structs import Struct
 
 LEAST_CAPABILITY = 75
 INSTALL = "pip install 'wmcore[cuda13]' (or 'wmcore[cuda12]' for a CUDA 12 driver)"
@@ -67,6 +68,10 @@ class CupyDevice:
         with self._cupy.cuda.Device(self.index):
             return self._cupy.empty(shape, dtype)
 
+    def pointer(self, array: Any) -> int:
+        """The address of an array on the device."""
+        return int(array.data.ptr)
+
     def adopt(self, exporter: Any) -> Any:
         """The array of another library's tensor on this device, not copied (DLPack)."""
         with self._cupy.cuda.Device(self.index):
@@ -93,13 +98,15 @@ class CupyDevice:
     def launch(
         self, name: str, grid: tuple[int, int], threads: int, arguments: Any, shared: int = 0
     ) -> None:
-        """Launch a kernel; arguments are arrays of this device and NumPy scalars of the exact types."""
+        """Launch a kernel; arguments are arrays of this device, structs, and NumPy scalars of the exact types."""
+        # CuPy passes NumPy arrays of one item by value, a record like a scalar.
+        values = tuple(a.value if isinstance(a, Struct) else a for a in arguments)
         with self._cupy.cuda.Device(self.index):
             try:
                 function = self._function(name)
                 if shared > function.max_dynamic_shared_size_bytes:
                     function.max_dynamic_shared_size_bytes = shared
-                function(grid, (threads,), tuple(arguments), shared_mem=shared)
+                function(grid, (threads,), values, shared_mem=shared)
             except Exception as error:
                 raise RuntimeError(
                     f"CUDA kernel {name!r} (grid {grid}, {threads} threads, {shared} bytes of shared memory) "

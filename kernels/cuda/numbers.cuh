@@ -29,9 +29,6 @@
 #define EXP_R1 0.1666652113199234f
 #define EXP_R0 0.4999999403953552f
 
-typedef unsigned int u32;
-typedef unsigned long long u64;
-
 #define ALL_LANES 0xffffffffu
 #define NOTHING 2147483647  // a statistic that no alignment reaches
 

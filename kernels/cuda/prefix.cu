@@ -19,13 +19,14 @@ struct NoFinish {
 };
 
 // least_i[l] = min(itself, the least E[l + 1, l + 1] or plain cost of the prefix of l + 1 tokens): windows from `warp`
-// on, `warps` apart.
+// on, `warps` apart. text: the whole text as one block.
 template <bool STAGED>
-__device__ __noinline__ void prefix_least(const Scheme s, int edits, const int* inverse_i, int m, int zero_row,
-                                    const int* tile, int* row_j, long long warp, long long warps, int* least_i) {
-  if (edits) {
+__device__ __noinline__ void prefix_least(const Problem& s, const Subject& text, const int* tile, long long warp,
+                                          long long warps, int* least_i) {
+  const int m = text.m;
+  if (s.alignment == ALIGN_EDIT) {
     for (long long tau = warp; tau < s.n; tau += warps) {
-      const Job job = {inverse_i, m, (int)tau, m, zero_row, row_j};
+      const Job job = {text.inverse_i, m, (int)tau, m, text.zero_row, text.row_j};
       const Diagonal step = {least_i, m};
       walk_block<STAGED>(Single{0}, job, tile, s.n, s.stride, NoFinish(), step);
     }
@@ -33,7 +34,7 @@ __device__ __noinline__ void prefix_least(const Scheme s, int edits, const int* 
     for (long long start = 32 * warp + threadIdx.x % 32; start < s.n; start += 32 * warps) {
       int total = 0, p = (int)start;
       for (int i = 0; i < m; ++i) {  // hot loop
-        int at = inverse_i[i] * s.stride + p;
+        int at = text.inverse_i[i] * s.stride + p;
         total += STAGED ? shared_memory[at] : tile[at];
         p = p + 1 < s.n ? p + 1 : 0;
         if (total < ((volatile int*)least_i)[i]) atomicMin(least_i + i, total);
@@ -42,43 +43,44 @@ __device__ __noinline__ void prefix_least(const Scheme s, int edits, const int* 
   }
 }
 
-// The prefixes of one text and one key: least_i int32 [m], NOTHING on entry. costs_rj: int32 [U, width].
-extern "C" __global__ void __launch_bounds__(1024)
-    observe_prefixes(int edits, int n, int stride, int offset, const int* costs_rj, long long width,
-                     const long long* source, const int* inverse, int m, int U, int* least_i, int staged, int* tiles,
-                     long long tile_size, int* rows, long long row_size) {
-  const Scheme s = {0, n, stride};
-  const long long warp = (blockIdx.x * (long long)blockDim.x + threadIdx.x) / 32;
-  int* tile = staged ? shared_memory : tiles + blockIdx.x * tile_size;
-  fill_gather(s, costs_rj, width, source, U, offset, tile);
-  __syncthreads();
-  const long long warps = (long long)gridDim.x * blockDim.x / 32;
-  if (staged)
-    prefix_least<true>(s, edits, inverse, m, U, tile, rows + warp * row_size, warp, warps, least_i);
-  else
-    prefix_least<false>(s, edits, inverse, m, U, tile, rows + warp * row_size, warp, warps, least_i);
+__device__ inline Subject whole(const Texts& texts, const Members& members, const Room& room) {
+  const int m = (int)texts.k[0];
+  return {texts.inverse, m, m, members.rows, my_strip(room)};
 }
 
-// hits_i[l] += the resamples first .. first + count - 1 that reach value_i[l]. least: int32, scratch, m a block.
+// The prefixes of the only text and one key: least_i int32 [m], NOTHING on entry.
 extern "C" __global__ void __launch_bounds__(1024)
-    prefix_hits(int its, int edits, int n, int stride, int offset, const u32* seed, long long first, int count,
-                const int* inverse, int m, int U, const int* etas_ti, const int* value_i, u64* hits_i, int* least,
-                int staged, int* tiles, long long tile_size, int* rows, long long row_size) {
-  const Scheme s = {its, n, stride};
+    observe_prefixes(Problem s, Texts texts, Members members, CostTable costs, int* least_i, Room room) {
+  const long long warp = (blockIdx.x * (long long)blockDim.x + threadIdx.x) / 32;
+  const long long warps = (long long)gridDim.x * blockDim.x / 32;
+  int* tile = room.staged ? my_tile<true>(room) : my_tile<false>(room);
+  fill_gather(s, costs, 0, members.rows, tile);
+  __syncthreads();
+  const Subject text = whole(texts, members, room);
+  if (room.staged)
+    prefix_least<true>(s, text, tile, warp, warps, least_i);
+  else
+    prefix_least<false>(s, text, tile, warp, warps, least_i);
+}
+
+// hits_i[l] += the resamples that reach value_i[l]. least: int32, scratch, m a block.
+extern "C" __global__ void __launch_bounds__(1024)
+    prefix_hits(Problem s, Texts texts, Members members, Resamples r, const int* value_i, u64* hits_i, int* least,
+                Room room) {
   const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  int* tile = staged ? shared_memory : tiles + blockIdx.x * tile_size;
-  int* row_j = rows + (blockIdx.x * (long long)warps + warp) * row_size;
-  int* least_i = least + (long long)blockIdx.x * m;
-  for (int t = blockIdx.x; t < count; t += gridDim.x) {
-    for (int i = threadIdx.x; i < m; i += blockDim.x) ((volatile int*)least_i)[i] = NOTHING;
-    fill_resample(s, seed, first + t, U, etas_ti + (long long)t * U, offset, tile);
+  int* tile = room.staged ? my_tile<true>(room) : my_tile<false>(room);
+  const Subject text = whole(texts, members, room);
+  int* least_i = least + (long long)blockIdx.x * text.m;
+  for (int t = blockIdx.x; t < r.count; t += gridDim.x) {
+    for (int i = threadIdx.x; i < text.m; i += blockDim.x) ((volatile int*)least_i)[i] = NOTHING;
+    fill_resample(s, r, t, members.rows, tile);
     __syncthreads();
-    if (staged)
-      prefix_least<true>(s, edits, inverse, m, U, tile, row_j, warp, warps, least_i);
+    if (room.staged)
+      prefix_least<true>(s, text, tile, warp, warps, least_i);
     else
-      prefix_least<false>(s, edits, inverse, m, U, tile, row_j, warp, warps, least_i);
+      prefix_least<false>(s, text, tile, warp, warps, least_i);
     __syncthreads();
-    for (int i = threadIdx.x; i < m; i += blockDim.x)
+    for (int i = threadIdx.x; i < text.m; i += blockDim.x)
       if (((volatile int*)least_i)[i] <= value_i[i]) atomicAdd(hits_i + i, 1ull);
     __syncthreads();
   }

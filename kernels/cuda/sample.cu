@@ -1,8 +1,8 @@
 // Watermarked draws of the next token (the twins are in cpu/sample.py: the same tokens from the same float32 logits).
 //
-// logits: [B, V] of type `dtype` (0 float32, 1 float16, 2 bfloat16), row b at element b * row_stride; out_b: int64 [B].
+// x: `Logits`, [B, V]; out_b: int64 [B].
 // Nothing is allocated, and what must be zero before a launch is left zero after it: fit for a CUDA graph.
-#include "tile.cuh"
+#include "resample.cuh"
 
 #define MINUS_INFINITY __int_as_float((int)0xff800000)
 #define INFINITY_F __int_as_float(0x7f800000)
@@ -56,8 +56,9 @@ __device__ inline float load_16(const void* logits, long long row, int V, int s,
 // A half-warp takes 256 tokens, a lane one ChaCha block: its 16 tokens lie 16 apart. As on the CPU, no words are made
 // where no logit can win with the greatest Gumbel number, and no Gumbel numbers where no word is large enough.
 extern "C" __global__ void __launch_bounds__(256)
-    exp_sample(const void* logits, int dtype, long long row_stride, int V, float scale, const u32* secret, u32 domain,
-               const long long* rows_b, u64* keys_b, u32* tickets_b, long long* out_b) {
+    exp_sample(Logits logits, const u32* secret, u32 domain, const long long* rows_b, u64* keys_b, u32* tickets_b,
+               long long* out_b) {
+  const int V = logits.size;
   u64* block_key = (u64*)shared_memory;
   u32* block_best = (u32*)(block_key + 1);
   const int b = blockIdx.y, lane = threadIdx.x % 16;
@@ -72,11 +73,11 @@ extern "C" __global__ void __launch_bounds__(256)
   for (int from = blockIdx.x * at_once; from < chunks; from += gridDim.x * at_once) {  // hot loop
     const int s = from + threadIdx.x / 16;
     float x[16];
-    const float top = dtype == 0   ? load_16<0>(logits, b * row_stride, V, s, lane, x)
-                      : dtype == 1 ? load_16<1>(logits, b * row_stride, V, s, lane, x)
-                                   : load_16<2>(logits, b * row_stride, V, s, lane, x);
+    const float top = logits.dtype == 0   ? load_16<0>(logits.data, b * logits.stride, V, s, lane, x)
+                      : logits.dtype == 1 ? load_16<1>(logits.data, b * logits.stride, V, s, lane, x)
+                                          : load_16<2>(logits.data, b * logits.stride, V, s, lane, x);
     const float best = unordered(*(volatile u32*)block_best);
-    const float bound = __fmaf_rn(top, scale, GUMBEL_MAX);
+    const float bound = __fmaf_rn(top, logits.scale, GUMBEL_MAX);
     bool alive = top > MINUS_INFINITY && bound >= best;  // equal scores go on: the lower token wins
     if (!__any_sync(ALL_LANES, alive)) continue;
     u32 words[16], least = 0xffffffffu;
@@ -88,7 +89,7 @@ extern "C" __global__ void __launch_bounds__(256)
     u64 found = 0;
 #pragma unroll
     for (int w = 0; w < 16; ++w) {
-      float score = __fmaf_rn(x[w], scale, gumbel(words[w]));
+      float score = __fmaf_rn(x[w], logits.scale, gumbel(words[w]));
       u64 key = (u64)ordered(score) << 32 | (u32) ~(256 * s + 16 * w + lane);
       if (score > MINUS_INFINITY && key > found) found = key;
     }
@@ -110,16 +111,17 @@ extern "C" __global__ void __launch_bounds__(256)
   }
 }
 
-__device__ inline float any_logit(const void* logits, int dtype, long long at) {
-  return dtype == 0 ? logit<0>(logits, at) : dtype == 1 ? logit<1>(logits, at) : logit<2>(logits, at);
+__device__ inline float logit_at(const Logits& x, int b, int v) {
+  const long long at = b * x.stride + v;
+  return x.dtype == 0 ? logit<0>(x.data, at) : x.dtype == 1 ? logit<1>(x.data, at) : logit<2>(x.data, at);
 }
 
 // its, step 1: top_b[b] = the greatest logit of row b (`ordered`; 0 on entry).
-extern "C" __global__ void its_top(const void* logits, int dtype, long long row_stride, int V, u32* top_b) {
+extern "C" __global__ void its_top(Logits logits, u32* top_b) {
   float top = MINUS_INFINITY;
   const int b = blockIdx.y;
-  for (int v = blockIdx.x * blockDim.x + threadIdx.x; v < V; v += gridDim.x * blockDim.x) {
-    float x = any_logit(logits, dtype, b * row_stride + v);
+  for (int v = blockIdx.x * blockDim.x + threadIdx.x; v < logits.size; v += gridDim.x * blockDim.x) {
+    float x = logit_at(logits, b, v);
     top = x > top ? x : top;
   }
   u32 key = ordered(top);
@@ -130,24 +132,22 @@ extern "C" __global__ void its_top(const void* logits, int dtype, long long row_
   if (threadIdx.x % 32 == 0) atomicMax(top_b + b, key);
 }
 
-__device__ inline int weight_at(const void* logits, int dtype, long long row, const int* order_r, int r, float top,
-                                float scale) {
-  float x = any_logit(logits, dtype, row + order_r[r]);
-  return its_weight(__fmul_rn(__fsub_rn(x, top), scale));
+// The weight of the token of rank r in row b.
+__device__ inline int weight_at(const Logits& x, const Ranks& ranks, int b, int r, float top) {
+  return its_weight(__fmul_rn(__fsub_rn(logit_at(x, b, ranks.order[r]), top), x.scale));
 }
 
-// its, step 2: sums[b, i] = the weights of ranks 256 i .. 256 i + 255, a warp for each.
-extern "C" __global__ void its_tiles(const void* logits, int dtype, long long row_stride, int V, float scale,
-                                     const int* order_r, const u32* top_b, int tiles, long long* sums_bi) {
+// its, step 2: ranks.sums[b, i] = the weights of ranks 256 i .. 256 i + 255, a warp for each.
+extern "C" __global__ void its_tiles(Logits logits, Ranks ranks, const u32* top_b) {
   const int b = blockIdx.y, lane = threadIdx.x % 32, warps = blockDim.x / 32;
   const float top = unordered(top_b[b]);
   if (!(top > MINUS_INFINITY && top < INFINITY_F)) return;
-  for (int i = blockIdx.x * warps + threadIdx.x / 32; i < tiles; i += gridDim.x * warps) {
+  for (int i = blockIdx.x * warps + threadIdx.x / 32; i < ranks.tiles; i += gridDim.x * warps) {
     long long sum = 0;
-    for (int r = 256 * i + lane; r < V && r < 256 * i + 256; r += 32)  // hot loop
-      sum += weight_at(logits, dtype, b * row_stride, order_r, r, top, scale);
+    for (int r = 256 * i + lane; r < logits.size && r < 256 * i + 256; r += 32)  // hot loop
+      sum += weight_at(logits, ranks, b, r, top);
     for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, step);
-    if (lane == 0) sums_bi[(long long)b * tiles + i] = sum;
+    if (lane == 0) ranks.sums[(long long)b * ranks.tiles + i] = sum;
   }
 }
 
@@ -169,9 +169,9 @@ __device__ inline long long running(long long value) {
 }
 
 // its, step 3, a warp for each row: the first rank whose cumulative weight exceeds the target. Leaves top_b zero.
-extern "C" __global__ void its_pick(const void* logits, int dtype, long long row_stride, int V, float scale,
-                                    const int* order_r, const u32* words_j, const long long* rows_b, int B, int tiles,
-                                    const long long* sums_bi, u32* top_b, long long* out_b) {
+extern "C" __global__ void its_draw(Logits logits, Ranks ranks, const u32* words_j, const long long* rows_b, int B,
+                                    u32* top_b, long long* out_b) {
+  const int tiles = ranks.tiles, V = logits.size;
   const int lane = threadIdx.x % 32;
   const int b = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
   if (b >= B) return;
@@ -182,7 +182,7 @@ extern "C" __global__ void its_pick(const void* logits, int dtype, long long row
     if (lane == 0) out_b[b] = -1;
     return;
   }
-  const long long* sums_i = sums_bi + (long long)b * tiles;
+  const long long* sums_i = ranks.sums + (long long)b * tiles;
   long long total = 0;
   for (int i = lane; i < tiles; i += 32) total += sums_i[i];
   for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(ALL_LANES, total, step);
@@ -203,11 +203,11 @@ extern "C" __global__ void its_pick(const void* logits, int dtype, long long row
   }
   for (int from = 256 * tile; from < V; from += 32) {
     long long here =
-        from + lane < V ? weight_at(logits, dtype, b * row_stride, order_r, from + lane, top, scale) : 0;
+        from + lane < V ? weight_at(logits, ranks, b, from + lane, top) : 0;
     long long sum = before + running(here);
     u32 above = __ballot_sync(ALL_LANES, sum > target);
     if (above) {
-      if (lane == __ffs((int)above) - 1) out_b[b] = order_r[from + lane];
+      if (lane == __ffs((int)above) - 1) out_b[b] = ranks.order[from + lane];
       break;
     }
     before = __shfl_sync(ALL_LANES, sum, 31);

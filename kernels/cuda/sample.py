@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .structs import Struct, struct
+
 TYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
 """The logits that the kernels read; 16-bit ones come as int16, which every DLPack consumer knows."""
 
@@ -21,9 +23,8 @@ class _Sampler:
     def __init__(self, device: Any) -> None:
         self.device = device
         self._scratch: dict[int, tuple[int, tuple[Any, ...]]] = {}
-        self._outgrown: list[
-            tuple[Any, ...]
-        ] = []  # CUDA graphs that were captured may still use it
+        # CUDA graphs that were captured may still use it.
+        self._outgrown: list[tuple[Any, ...]] = []
 
     def __call__(
         self, logits: Any, kind: str, rows: Any, inverse_temperature: float, out: Any, stream: int
@@ -37,10 +38,16 @@ class _Sampler:
             x, rows, out = (self.device.adopt(a) for a in (logits, rows, out))
             if x.shape[0] == 0:
                 return
-            row_stride = x.strides[0] // x.itemsize
-            shared = (x, _I32(TYPES[kind]), _I64(row_stride), _I32(x.shape[1]))
-            scale = np.float32(inverse_temperature)
-            self._launch(x.shape, shared, scale, rows, out, self._room(stream, x.shape[0]))
+            batch = struct(
+                self.device,
+                "Logits",
+                data=x,
+                dtype=TYPES[kind],
+                stride=x.strides[0] // x.itemsize,
+                size=x.shape[1],
+                scale=inverse_temperature,
+            )
+            self._launch(x.shape, batch, rows, out, self._room(stream, x.shape[0]))
 
     def _room(self, stream: int, count: int) -> tuple[Any, ...]:
         """Scratch for `count` rows, one set for each stream: zeros, which every call leaves as zeros."""
@@ -55,9 +62,7 @@ class _Sampler:
     def _make_room(self, count: int) -> tuple[Any, ...]:
         raise NotImplementedError
 
-    def _launch(
-        self, shape: Any, shared: Any, scale: np.float32, rows: Any, out: Any, room: Any
-    ) -> None:
+    def _launch(self, shape: Any, batch: Struct, rows: Any, out: Any, room: Any) -> None:
         raise NotImplementedError
 
 
@@ -72,14 +77,12 @@ class ExpSampler(_Sampler):
     def _make_room(self, count: int) -> tuple[Any, ...]:
         return self.device.full(count, 0, np.uint64), self.device.full(count, 0, np.uint32)
 
-    def _launch(
-        self, shape: Any, shared: Any, scale: np.float32, rows: Any, out: Any, room: Any
-    ) -> None:
+    def _launch(self, shape: Any, batch: Struct, rows: Any, out: Any, room: Any) -> None:
         chunks = -(-shape[1] // 256)
         # 16 chunks a block at a time; rows are cut only as far as the device needs to be full.
         wanted = max(1, 8 * self.device.processors // shape[0])
         grid = min(-(-chunks // 16), wanted), shape[0]
-        arguments = (*shared, scale, self._key, self._domain, rows, *room, out)
+        arguments = (batch, self._key, self._domain, rows, *room, out)
         _by_rows(self.device, "exp_sample", grid, 256, arguments, 32)
 
 
@@ -96,24 +99,21 @@ class ItsSampler(_Sampler):
         tops = self.device.full(count, 0, np.uint32)
         return tops, self.device.empty((count, self._tiles), _I64)
 
-    def _launch(
-        self, shape: Any, shared: Any, scale: np.float32, rows: Any, out: Any, room: Any
-    ) -> None:
+    def _launch(self, shape: Any, batch: Struct, rows: Any, out: Any, room: Any) -> None:
         if shape[1] != len(self._order):
             raise ValueError(
                 f"logits has {shape[1]} columns, but the key's order has {len(self._order)} tokens: cut the logits"
             )
         tops, sums = room
-        count, tiles = shape[0], _I32(self._tiles)
+        count = shape[0]
         wanted = max(1, 8 * self.device.processors // count)
         device = self.device
-        _by_rows(
-            device, "its_top", (min(-(-shape[1] // 1024), wanted), count), 256, (*shared, tops)
-        )
-        arguments = (*shared, scale, self._order, tops, tiles, sums)
-        _by_rows(device, "its_tiles", (min(-(-self._tiles // 8), wanted), count), 256, arguments)
-        last = (self._order, self._words, rows, _I32(count), tiles, sums, tops, out)
-        device.launch("its_pick", (-(-count // 4), 1), 128, (*shared, scale, *last))
+        ranks = struct(device, "Ranks", order=self._order, tiles=self._tiles, sums=sums)
+        _by_rows(device, "its_top", (min(-(-shape[1] // 1024), wanted), count), 256, (batch, tops))
+        grid = min(-(-self._tiles // 8), wanted), count
+        _by_rows(device, "its_tiles", grid, 256, (batch, ranks, tops))
+        arguments = (batch, ranks, self._words, rows, _I32(count), tops, out)
+        device.launch("its_draw", (-(-count // 4), 1), 128, arguments)
 
 
 def _by_rows(

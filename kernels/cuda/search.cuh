@@ -1,6 +1,7 @@
 // The least alignment of one text with one tile, by the warps of a block: every block of the text, every key window.
 // What counts as found is the visitor's: whether a threshold is met, the least value, or where it is.
-#include "align.cuh"
+#include "edit.cuh"
+#include "plain.cuh"
 
 // hit = 1 if some value is <= threshold.
 struct Decide {
@@ -35,9 +36,6 @@ struct Place {
   }
 };
 
-// The same answer in every lane of a warp.
-__device__ inline bool uniform(bool answer) { return __shfl_sync(ALL_LANES, (int)answer, 0) != 0; }
-
 // min over j of E[k, j] + gamma (j - k): a lower bound of E[k, k] of every window that starts in the first
 // length - k + 1 rows (see cpu/edit.py, `edit_bounds`); with gamma 0 and length k, E[k, k] itself.
 // Not inlined: one compiled copy serves every kernel, and a call costs nothing beside what it does.
@@ -52,10 +50,15 @@ __device__ __noinline__ int edit_least(const Job job, const int* tile, int n, in
   return __shfl_sync(ALL_LANES, best, 31);
 }
 
+// How many neighbouring windows one bound covers at first: 1, 4 or 16. No more than ceil(n / 16), since int32 has room
+// for the gaps of that many (`Problem.largest_gamma`).
+__device__ inline int widest(int n) { return n > 240 ? 16 : n > 48 ? 4 : 1; }
+
 // Bounds for super-windows of `wide` windows, then of a quarter as many, down to single windows.
 template <bool STAGED, class Visit>
-__device__ inline void search_edits(Job job, const int* tile, const Scheme& s, long long gamma, long long block,
-                                    int lo, int wide, const Visit& visit) {
+__device__ inline void search_edits(Job job, const int* tile, const Problem& s, long long block, int lo,
+                                    const Visit& visit) {
+  const int wide = widest(s.n);
   const int end = lo + wide < s.n ? lo + wide : s.n;
   const int begin = lo;
   int span = wide;
@@ -64,7 +67,7 @@ __device__ inline void search_edits(Job job, const int* tile, const Scheme& s, l
     job.start = lo;
     job.length = here + job.k - 1;
     if (uniform(visit.skip(block * s.n + lo))) return;
-    int value = edit_least<STAGED>(job, tile, s.n, s.stride, span == 1 ? 0 : gamma);
+    int value = edit_least<STAGED>(job, tile, s.n, s.stride, span == 1 ? 0 : s.gamma);
     if (span == 1) {
       if (threadIdx.x % 32 == 0) visit.found(value, block * s.n + lo);
     } else if (uniform(visit.wants(value))) {
@@ -73,29 +76,6 @@ __device__ inline void search_edits(Job job, const int* tile, const Scheme& s, l
     }
     lo += span;
     while (span < wide && (lo - begin) % (4 * span) == 0) span *= 4;
-  }
-}
-
-// Plain alignment: lanes are neighbouring diagonals, along which totals slide from block to block (cpu/align.py).
-template <bool STAGED, class Visit>
-__device__ inline void search_plain(const int* inverse_i, int m, int k, int start, const int* tile, const Scheme& s,
-                                    const Visit& visit) {
-  const bool live = start < s.n;
-  const int first = live ? start : 0;
-  int total = 0, p = first;
-  for (int i = 0; i < k; ++i) {  // hot loop
-    int at = inverse_i[i] * s.stride + p;
-    total += STAGED ? shared_memory[at] : tile[at];
-    p = p + 1 < s.n ? p + 1 : 0;
-  }
-  int out = first;
-  for (int b = 0;; ++b) {
-    if (live && visit.wants(total)) visit.found(total, (long long)b * s.n + out);
-    if (b == m - k || (b % 32 == 31 && uniform(visit.skip((b + 1ll) * s.n)))) break;
-    int gone = inverse_i[b] * s.stride + out, come = inverse_i[b + k] * s.stride + p;
-    total += STAGED ? shared_memory[come] - shared_memory[gone] : tile[come] - tile[gone];
-    p = p + 1 < s.n ? p + 1 : 0;
-    out = out + 1 < s.n ? out + 1 : 0;
   }
 }
 
@@ -108,26 +88,33 @@ struct Turns {
   }
 };
 
+// A text of m tokens in blocks of k, with a tile whose row `zero_row` is zeros; row_j: the warp's strip.
+struct Subject {
+  const int* inverse_i;
+  int m, k, zero_row;
+  int* row_j;
+};
+
 template <bool STAGED, class Visit>
-__device__ inline void search(const Scheme& s, int edits, long long gamma, int wide, const int* inverse_i, int m, int k,
-                              int zero_row, int* row_j, const int* tile, Turns& turns, const Visit& visit) {
-  const int warps = blockDim.x / 32, lane = threadIdx.x % 32;
-  if (edits) {
+__device__ inline void search(const Problem& s, const Subject& text, const int* tile, Turns& turns, const Visit& visit) {
+  const int warps = blockDim.x / 32, lane = threadIdx.x % 32, m = text.m, k = text.k;
+  if (s.alignment == ALIGN_EDIT) {
+    const int wide = widest(s.n);
     const long long nodes = (s.n + wide - 1) / wide;
     const long long pieces = (m - k + 1) * nodes;
     for (long long piece = turns.first(); piece < pieces; piece += warps) {
       long long b = piece / nodes;
       int lo = (int)(piece % nodes) * wide;
       if (uniform(visit.skip(b * s.n + lo))) continue;
-      Job job = {inverse_i + b, k, lo, 0, zero_row, row_j};
-      search_edits<STAGED>(job, tile, s, gamma, b, lo, wide, visit);
+      Job job = {text.inverse_i + b, k, lo, 0, text.zero_row, text.row_j};
+      search_edits<STAGED>(job, tile, s, b, lo, visit);
     }
     turns.before += pieces;
   } else {
     const int groups = (s.n + 31) / 32;
     for (long long group = turns.first(); group < groups; group += warps) {
       if (uniform(visit.skip(0))) continue;
-      search_plain<STAGED>(inverse_i, m, k, (int)group * 32 + lane, tile, s, visit);
+      search_plain<STAGED>(text.inverse_i, m, k, (int)group * 32 + lane, tile, s, visit);
     }
     turns.before += groups;
   }

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wmcore.kernels.cuda.source import entry_points, source
+from wmcore.kernels.cuda.source import entry_points, parameters, source
+from wmcore.kernels.cuda.structs import FIELDS, SCALARS, Struct, check_pointer, record
 
 HERE = Path(__file__).parent
 FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-w", "-U_FORTIFY_SOURCE"]
@@ -67,7 +68,16 @@ def program() -> str:
         for name in entry_points()
     ]
     memory = "alignas(16) int shared_memory[shim::SHARED_INTS];\n"
-    return "".join([(HERE / "shim.h").read_text(), source(), memory, *launchers, STEPS])
+    layouts = []
+    for name, fields in FIELDS.items():
+        each = [f"offsetof({name}, {f}), sizeof((({name}*)0)->{f})" for _, f in fields]
+        body = f"long long found[] = {{{', '.join([*each, f'sizeof({name})'])}}};"
+        layouts.append(
+            f'extern "C" void layout_{name}(long long* out) {{ {body}'
+            " std::memcpy(out, found, sizeof(found)); }\n"
+        )
+    parts = [(HERE / "shim.h").read_text(), "#include <cstddef>\n", source()]
+    return "".join([*parts, memory, *launchers, *layouts, STEPS])
 
 
 @cache
@@ -101,6 +111,36 @@ def library(arch: int | None = None) -> ctypes.CDLL:
     return loaded
 
 
+class OnDevice(np.ndarray):
+    """An array of the shim, told apart from those of the host."""
+
+
+def by_value(what, kind, argument):
+    """An argument as the kernel's parameter of this C++ type takes it; an error where the types differ."""
+    if isinstance(argument, Struct):
+        assert argument.name == kind, f"{what} is a {kind}, not a {argument.name}"
+        assert argument.value.dtype == record(kind)
+        return argument.value
+    if isinstance(argument, np.ndarray):
+        check_pointer(what, kind, argument)
+        return np.array(np.uintp(argument.ctypes.data))
+    if kind.endswith("*"):
+        assert isinstance(argument, np.uintp), f"{what} is a {kind}"
+        assert argument == 0, f"{what}: a pointer that is no array"
+    else:
+        assert type(argument) is SCALARS[kind], f"{what} is a {kind}, not a {type(argument)}"
+    return np.array(argument)
+
+
+def layout_of(name):
+    """{field: (offset, size)} and the size of a struct, as the C++ compiler has them."""
+    found = np.zeros(2 * len(FIELDS[name]) + 1, np.int64)
+    getattr(library(), f"layout_{name}")(found.ctypes.data_as(ctypes.c_void_p))
+    fields = [field for _, field in FIELDS[name]]
+    pairs = found[:-1].reshape(-1, 2).tolist()
+    return dict(zip(fields, map(tuple, pairs), strict=True)), int(found[-1])
+
+
 class ShimDevice:
     """NumPy arrays between canaries, and launches that run every block and thread of a kernel in turn."""
 
@@ -128,7 +168,7 @@ class ShimDevice:
         size = int(np.prod(shape)) * dtype.itemsize
         memory = np.full(size + 2 * GUARD, CANARY)
         self._guarded.append(memory)
-        return memory[GUARD : GUARD + size].view(dtype).reshape(shape)
+        return memory[GUARD : GUARD + size].view(dtype).reshape(shape).view(OnDevice)
 
     def array(self, values):
         out = self.empty(np.shape(values), np.asarray(values).dtype)
@@ -141,7 +181,10 @@ class ShimDevice:
         return out
 
     def to_host(self, array):
-        return array.copy()
+        return np.array(array)
+
+    def pointer(self, array):
+        return array.ctypes.data
 
     def adopt(self, exporter):
         return np.from_dlpack(exporter)
@@ -152,12 +195,11 @@ class ShimDevice:
     def launch(self, name, grid, threads, arguments, shared=0):
         assert shared <= self.shared_bytes
         assert all(g >= 1 for g in grid)
+        wanted = parameters()[name]
+        assert len(wanted) == len(arguments), f"{name} takes {len(wanted)} arguments"
         kept, pointers = [], (ctypes.c_void_p * len(arguments))()
-        for i, argument in enumerate(arguments):
-            if isinstance(argument, np.ndarray):
-                argument = np.uintp(argument.ctypes.data)
-            assert isinstance(argument, np.generic), f"{name}: argument {i} has no type"
-            kept.append(np.array(argument))
+        for i, (argument, (kind, parameter)) in enumerate(zip(arguments, wanted, strict=True)):
+            kept.append(by_value(f"{name}: {parameter}", kind, argument))
             pointers[i] = kept[-1].ctypes.data
         message = getattr(self.library, f"launch_{name}")(
             *grid, threads, int(self.reverse), pointers

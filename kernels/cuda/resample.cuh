@@ -10,18 +10,16 @@
 
 extern __shared__ __align__(16) int shared_memory[];
 
-// What every kernel is told about a scheme.
-struct Scheme {
-  int its, n, stride;
-};
-
-// tile[i][j] = exact cost + offset of resample t. etas_i: int32 [U] (its).
-__device__ __noinline__ void fill_resample(const Scheme& s, const u32* seed, long long t, int U, const int* etas_i,
-                                     int offset, int* tile_ij) {
+// tile[i][j] = exact cost - 2 gamma of resample first + t, for U distinct tokens.
+__device__ __noinline__ void fill_resample(const Problem& s, const Resamples& r, int at_t, int U, int* tile_ij) {
+  const int offset = (int)(-2 * s.gamma);
+  const u32* seed = r.seed;
+  const long long t = r.first + at_t;
+  const int* etas_i = r.etas + (long long)at_t * U;
   int run = (s.n + 15) / 16;
   u32 pair = (u32)(t / 2);
   int half = (int)(t % 2) * 16;
-  if (!s.its) {
+  if (s.cost != COST_ITS) {
     for (long long at = threadIdx.x; at < (long long)U * run; at += blockDim.x) {  // hot loop
       int i = (int)(at / run), b = (int)(at % run);
       u32 x[16], y[16];
@@ -57,12 +55,15 @@ __device__ __noinline__ void fill_resample(const Scheme& s, const u32* seed, lon
 // Two int16 in one word: resample 2 pair in the low half.
 __device__ inline int pack_16(int low, int high) { return (int)(((u32)low & 0xFFFFu) | ((u32)high << 16)); }
 
-// tile[i][j] = (lower bound of cost + offset) >> shift of both resamples of a pair. etas_i: int32 [2, U] (its).
+// tile[i][j] = (lower bound of cost - 2 gamma) >> shift of the resamples first + at_t (even) and the next.
 // exp: from the high halves alone; the least cost of a high half has all low bits set, less 1 for the rounding of logs.
-__device__ __noinline__ void fill_pair(const Scheme& s, const u32* seed, long long pair, int U, const int* etas_i,
-                                 int etas_stride, int offset, int shift, int* tile_ij) {
+__device__ __noinline__ void fill_pair(const Problem& s, const Resamples& r, int at_t, int U, int shift, int* tile_ij) {
+  const int offset = (int)(-2 * s.gamma);
+  const u32* seed = r.seed;
+  const long long pair = (r.first + at_t) / 2;
+  const int* etas_i = r.etas + (long long)at_t * U;
   int run = (s.n + 15) / 16;
-  if (!s.its) {
+  if (s.cost != COST_ITS) {
     for (long long at = threadIdx.x; at < (long long)U * run; at += blockDim.x) {  // hot loop
       int i = (int)(at / run), b = (int)(at % run);
       u32 x[16];
@@ -88,7 +89,7 @@ __device__ __noinline__ void fill_pair(const Scheme& s, const u32* seed, long lo
     for (long long at = threadIdx.x; at < (long long)U * s.n; at += blockDim.x) {
       int i = (int)(at / s.n), j = (int)(at % s.n);
       int even = (int)((u32)u_j[j] & 0xFFFFu) - etas_i[i];
-      int odd = (int)((u32)u_j[j] >> 16) - etas_i[etas_stride + i];
+      int odd = (int)((u32)u_j[j] >> 16) - etas_i[U + i];
       even = ((even < 0 ? -even : even) + offset) >> shift;
       odd = ((odd < 0 ? -odd : odd) + offset) >> shift;
       tile_ij[(long long)i * s.stride + j] = pack_16(even, odd);
@@ -98,12 +99,34 @@ __device__ __noinline__ void fill_pair(const Scheme& s, const u32* seed, long lo
   for (int j = threadIdx.x; j < s.stride; j += blockDim.x) tile_ij[(long long)U * s.stride + j] = 0;
 }
 
-// tile[i][j] = costs[source[i]][j] + offset. costs_rj: int32 [R, width].
-__device__ __noinline__ void fill_gather(const Scheme& s, const int* costs_rj, long long width, const long long* source_i,
-                                   int U, int offset, int* tile_ij) {
+// tile[i][j] = costs of the distinct tokens from `first` on, less 2 gamma.
+__device__ __noinline__ void fill_gather(const Problem& s, const CostTable& costs, long long first, int U, int* tile_ij) {
+  const int offset = (int)(-2 * s.gamma);
   for (long long at = threadIdx.x; at < (long long)U * s.n; at += blockDim.x) {
     int i = (int)(at / s.n), j = (int)(at % s.n);
-    tile_ij[(long long)i * s.stride + j] = costs_rj[source_i[i] * width + j] + offset;
+    tile_ij[(long long)i * s.stride + j] = costs.matrix[costs.source[first + i] * costs.width + j] + offset;
   }
   for (int j = threadIdx.x; j < s.stride; j += blockDim.x) tile_ij[(long long)U * s.stride + j] = 0;
 }
+
+// The tile and the strip of this block and warp.
+template <bool STAGED>
+__device__ inline int* my_tile(const Room& room) {
+  if (STAGED) return shared_memory;
+  return room.tiles + (blockIdx.y * (long long)gridDim.x + blockIdx.x) * room.tile_size;
+}
+
+__device__ inline int* my_strip(const Room& room) {
+  const long long block = blockIdx.y * (long long)gridDim.x + blockIdx.x;
+  return room.strips + (block * (blockDim.x / 32) + threadIdx.x / 32) * room.strip_size;
+}
+
+// Of the members that the blocks of one column of the grid share, those of this block: [from, to).
+struct Share {
+  int from, to;
+  __device__ explicit Share(const Members& members) {
+    const int size = (members.count + gridDim.y - 1) / gridDim.y;
+    from = blockIdx.y * size;
+    to = from + size < members.count ? from + size : members.count;
+  }
+};

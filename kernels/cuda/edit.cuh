@@ -1,10 +1,10 @@
-// Alignment by one warp: rows of the text lie across the lanes, which walk the key as a wavefront.
+// Edit alignment by one warp: rows of the text lie across the lanes, which walk the key as a wavefront.
 //
 // The recurrence is that of cpu/edit.py, E = min(up, left, diagonal + cost - 2 gamma) with a border of zeros, three
 // operations a cell. E never rises along the key or the text. A text longer than 32 R rows takes several strips, whose
 // last rows go through `row`.
 
-#include "tile.cuh"
+#include "resample.cuh"
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 #define DPX 1

@@ -1,0 +1,302 @@
+"""The CUDA backend: sizes, chunks, launches. Written against a device (see `device.py`), not CuPy.
+
+Resamples are made where they are used and never leave the device; the host sees counts and statistics. What a call
+takes on the device depends on the texts and on `memory_bytes`, never on the number of resamples.
+
+Kernels work on E, the alignment cost less 2 gamma k (`cpu/edit.py`); what is given and returned here is the cost.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..backend import Backend, ExpNumbers, ItsNumbers, Sampler
+from ..constants import NOTHING
+from ..problem import CostTable, Fits, Problem, Resamples, Texts
+from .groups import Group, by_alignment, groups_of
+from .launch import (
+    Layout,
+    Resampled,
+    layout,
+    members_struct,
+    problem_struct,
+    texts_struct,
+)
+from .structs import Struct, struct
+
+_I32, _I64 = np.int32, np.int64
+
+
+class CudaBackend(Backend):
+    """See `Backend`. `threads` is the CPU's and changes nothing here; all resamples of a call are decided.
+
+    device: what to run on (default: CUDA device 0, by CuPy).
+    """
+
+    name = "cuda"
+
+    def __init__(self, device: Any = None) -> None:
+        self._given = device
+
+    @property
+    def device(self) -> Any:
+        """The device, opened when first needed."""
+        if self._given is None:
+            from .device import device
+
+            self._given = device()
+        return self._given
+
+    def why_not(self) -> str | None:
+        if self._given is not None:
+            return None
+        from .device import why_not
+
+        return why_not()
+
+    # Costs of one key
+
+    def exp_costs(self, secret: np.ndarray, tokens: np.ndarray, n: int, threads: int) -> Any:
+        out = self.device.empty((len(tokens), n), _I32)
+        if len(tokens):
+            key = self.device.array(secret.astype(np.uint32))
+            rows = self.device.array(tokens.astype(_I64))
+            self._flat("exp_costs", len(tokens) * n, (key, rows, _I64(len(tokens)), _I32(n), out))
+        return out
+
+    def exp_table(self, secret: np.ndarray, vocab_size: int, n: int, threads: int) -> Any:
+        tokens = (vocab_size + 255) // 256 * 256
+        out = self.device.empty((tokens, n), _I32)
+        key = self.device.array(secret.astype(np.uint32))
+        self._flat("exp_table", tokens // 16 * n, (key, _I64(tokens), _I32(n), out))
+        return out
+
+    def gather(self, costs: CostTable, n: int) -> np.ndarray:
+        if _on_host(costs.matrix):
+            return super().gather(costs, n)
+        used, place = np.unique(costs.source, return_inverse=True)
+        rows = [self.device.to_host(costs.matrix[row]) for row in used.tolist()]
+        return np.stack(rows)[place, :n] if rows else np.empty((0, n), _I32)
+
+    def _flat(self, name: str, work: int, arguments: tuple[Any, ...]) -> None:
+        blocks = max(1, min((work + 255) // 256, 16 * self.device.processors))
+        self.device.launch(name, (blocks, 1), 256, arguments)
+
+    def _launch(self, name: str, where: Layout, arguments: tuple[Any, ...]) -> None:
+        """A big kernel; its last parameter is the room."""
+        threads = self.device.block_threads
+        self.device.launch(name, where.grid, threads, (*arguments, where.room), where.shared)
+
+    # Statistics of texts
+
+    def observe(
+        self, problem: Problem, texts: Texts, costs: CostTable, best: np.ndarray, threads: int
+    ) -> Fits:
+        device = self.device
+        everything = np.arange(texts.size)
+        table = self._table(costs, problem.n)
+        packed = texts_struct(device, texts)
+        least = device.full(texts.size, NOTHING, _I32)
+        place = device.full(texts.size, 2**64 - 1, np.uint64)
+        lift = _lift(problem, texts, everything)
+        best_of = device.array(_clipped(best.astype(_I64) - lift))
+        for part, members in by_alignment(problem, texts, everything, device.shared_bytes):
+            chosen = members_struct(device, texts, members)
+            rows, longest = int(chosen.value["rows"]), int(texts.k[members].max())
+            where = layout(device, problem.n, rows, longest, (len(members), 1))
+            shared = (problem_struct(device, part), packed, chosen, table, best_of, least)
+            for output in (np.uintp(0), place):
+                self._launch("observe", where, (*shared, output))
+        value, position = device.to_host(least), device.to_host(place)
+        found = value != NOTHING
+        position = np.where(found, position, 0).astype(_I64)
+        return Fits(
+            np.where(found, value + lift, NOTHING).astype(_I32),
+            np.where(found, position // problem.n, -1),
+            np.where(found, position % problem.n, -1),
+        )
+
+    def _table(self, costs: CostTable, n: int) -> Struct:
+        """Costs on the device; of a table on the host only the rows that are asked for."""
+        matrix, source = costs
+        if _on_host(matrix):
+            used, source = np.unique(source, return_inverse=True)
+            matrix = self.device.array(matrix[used, :n])
+        source = self.device.array(source.astype(_I64))
+        width = matrix.shape[1]
+        return struct(self.device, "CostTable", matrix=matrix, width=width, source=source)
+
+    def tally(
+        self,
+        problem: Problem,
+        texts: Texts,
+        value: np.ndarray,
+        limit: np.ndarray,
+        resamples: Resamples,
+        threads: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        device = self.device
+        active = np.flatnonzero(limit > 0)
+        members = members_struct(device, texts, active)
+        limit_of = device.array(limit.astype(_I64))
+        hits, used = (device.full(texts.size, 0, _I64) for _ in range(2))
+        for a, b, found in self._found(problem, texts, value, active, resamples):
+            blocks = max(1, min(len(active), 16 * device.processors))
+            columns = _I64(min(b, resamples.stop) - a)
+            device.launch("tally", (blocks, 1), 32, (found, members, columns, limit_of, hits, used))
+        return device.to_host(hits), device.to_host(used)
+
+    def _found(
+        self,
+        problem: Problem,
+        texts: Texts,
+        value: np.ndarray,
+        active: np.ndarray,
+        resamples: Resamples,
+    ) -> Iterator[tuple[int, int, Struct]]:
+        """(a, b, found) chunk by chunk: which of the resamples a .. b - 1 fit, uint8 [N, b - a]."""
+        key, first, stop = resamples
+        if not len(active) or first >= stop:
+            return
+        device = self.device
+        packed = texts_struct(device, texts)
+        value = value.astype(_I64)
+        value_of = device.array(_clipped(value - _lift(problem, texts, active)))
+        groups = groups_of(problem, texts, value, active, device.shared_bytes)
+        largest = max(len(group.members) for group in groups)
+        rows = int(texts.rows[active].max())
+        whole = Resamples(key, first, first + (stop - first + 31) // 32 * 32)
+        made = Resampled(device, problem, whole, rows, texts.size + largest)
+        open_flags = device.empty(made.largest * largest, np.uint8)
+        ready = [(group, members_struct(device, texts, group.members)) for group in groups]
+        for a, b in made.chunks:
+            matrix = device.full((texts.size, b - a), 0, np.uint8)
+            for group, members in ready:
+                shared = (problem_struct(device, group.problem), packed, members)
+                some = made.make(a, b, int(members.value["rows"]))
+                if group.bounds is not None:
+                    self._bound(group, texts, (*shared, some), open_flags)
+                flags = None if group.bounds is None else open_flags
+                found = struct(device, "Found", open=flags, found=matrix, width=b - a)
+                where = self._shared_out(group, texts, members, b - a)
+                self._launch("hits", where, (*shared, some, value_of, found))
+            yield a, b, struct(device, "Found", open=None, found=matrix, width=b - a)
+
+    def _bound(
+        self, group: Group, texts: Texts, arguments: tuple[Struct, ...], open_flags: Any
+    ) -> None:
+        """Launch the int16 bounds of a group: flags of the resamples that they leave open."""
+        assert group.bounds is not None
+        _, _, members, some = arguments
+        shift, base, guard, level = group.bounds
+        limits = struct(
+            self.device,
+            "Level",
+            shift=shift,
+            base=base,
+            guard=guard,
+            level=self.device.array(level),
+        )
+        where = self._shared_out(group, texts, members, int(some.value["count"]) // 2)
+        self._launch("bound", where, (*arguments, limits, open_flags))
+
+    def _shared_out(self, group: Group, texts: Texts, members: Struct, resamples: int) -> Layout:
+        """A grid of resamples; where they are few, the texts are shared out, too, so that the device is full."""
+        parts = 2 * self.device.processors // max(resamples, 1)
+        wanted = resamples, max(1, min(len(group.members), parts))
+        longest = int(texts.k[group.members].max())
+        rows = int(members.value["rows"])
+        return layout(self.device, group.problem.n, rows, longest, wanted)
+
+    def null_values(
+        self, problem: Problem, texts: Texts, a: int, resamples: Resamples, threads: int
+    ) -> np.ndarray:
+        device = self.device
+        part = problem.of_block(int(texts.k[a]))
+        packed = texts_struct(device, texts)
+        members = members_struct(device, texts, np.array([a]))
+        rows, k = int(members.value["rows"]), int(texts.k[a])
+        made = Resampled(device, problem, resamples, rows, 4)
+        values = [np.empty(0, _I32)]
+        for b, c in made.chunks:
+            least = device.full(c - b, NOTHING, _I32)
+            where = layout(device, problem.n, rows, k, (c - b, 1))
+            arguments = (problem_struct(device, part), packed, members, made.make(b, c, rows))
+            self._launch("null_values", where, (*arguments, least))
+            values.append(device.to_host(least) + _I32(2 * part.gamma * k))
+        return np.concatenate(values)
+
+    # Prefixes
+
+    def observe_prefixes(self, problem: Problem, texts: Texts, costs: CostTable) -> np.ndarray:
+        device = self.device
+        m = len(texts.inverse)
+        part = problem.of_block(m)
+        members = members_struct(device, texts, np.array([0]))
+        least = device.full(m, NOTHING, _I32)
+        windows = max(1, problem.n // (device.block_threads // 32))
+        where = layout(device, problem.n, int(members.value["rows"]), m, (windows, 1))
+        shared = (problem_struct(device, part), texts_struct(device, texts), members)
+        self._launch("observe_prefixes", where, (*shared, self._table(costs, problem.n), least))
+        return device.to_host(least) + _prefix_lift(part, m)
+
+    def prefix_hits(
+        self,
+        problem: Problem,
+        texts: Texts,
+        value: np.ndarray,
+        resamples: Resamples,
+        threads: int,
+    ) -> np.ndarray:
+        device = self.device
+        m = len(texts.inverse)
+        part = problem.of_block(m)
+        members = members_struct(device, texts, np.array([0]))
+        rows = int(members.value["rows"])
+        shared = (problem_struct(device, part), texts_struct(device, texts), members)
+        counts = device.full(m, 0, np.uint64)
+        value_of = device.array(value - _prefix_lift(part, m))
+        made = Resampled(device, problem, resamples, rows, 1)
+        for b, c in made.chunks:
+            where = layout(device, problem.n, rows, m, (c - b, 1))
+            scratch = device.empty(where.grid[0] * m, _I32)
+            arguments = (*shared, made.make(b, c, rows), value_of, counts, scratch)
+            self._launch("prefix_hits", where, arguments)
+        return device.to_host(counts).astype(_I64)
+
+    # Drawing tokens
+
+    def sampler(self, numbers: ExpNumbers | ItsNumbers, device: int | None = None) -> Sampler:
+        """logits: a DLPack exporter [B, V], elements of a row adjacent; 16-bit ones come as int16."""
+        from .sample import ExpSampler, ItsSampler
+
+        where = self.device
+        if device is not None and self._given is None:
+            from .device import device as open_device
+
+            where = open_device(device)
+        if isinstance(numbers, ExpNumbers):
+            return ExpSampler(where, numbers.secret, numbers.domain)
+        return ItsSampler(where, numbers.order, numbers.words)
+
+
+def _lift(problem: Problem, texts: Texts, members: np.ndarray) -> np.ndarray:
+    """What lies between alignment cost and E of each text: int64 [N] (0 for other texts than the members)."""
+    lift = np.zeros(texts.size, _I64)
+    for part, some in problem.parts(texts, members):
+        lift[some] = 2 * part.gamma * texts.k[some]
+    return lift
+
+
+def _prefix_lift(problem: Problem, m: int) -> np.ndarray:
+    """The same of every prefix of a text: int32 [m]."""
+    return (2 * problem.gamma * np.arange(1, m + 1)).astype(_I32)
+
+
+def _on_host(matrix: Any) -> bool:
+    return type(matrix) is np.ndarray
+
+
+def _clipped(value: np.ndarray) -> np.ndarray:
+    return value.clip(-(2**31), NOTHING).astype(_I32)

@@ -1,0 +1,111 @@
+"""The structs of a launch, and its grid, shared memory and scratch. Written against a device (see `device.py`)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..problem import COSTS, Problem, Resamples, Texts
+from .groups import stride_of
+from .structs import Struct, struct
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The grid of a big launch, its shared memory, and where tiles and strips go (a `Room`)."""
+
+    grid: tuple[int, int]
+    shared: int
+    room: Struct
+
+
+def layout(device: Any, n: int, rows: int, longest: int, wanted: tuple[int, int]) -> Layout:
+    """rows: the most distinct tokens of a text; longest: the longest block; wanted: the grid without limits."""
+    tile = (rows + 1) * stride_of(n)
+    if tile >= 2**30:
+        raise ValueError(
+            f"a text of {rows} distinct tokens with a key of {n} rows needs {tile} costs, but the CUDA kernels "
+            'address 1073741823: split the text, or use backend="cpu"'
+        )
+    staged = 4 * tile <= device.shared_bytes
+    strip = n + longest + 1 if longest > 256 else 0  # edit.cuh: strips of 256 tokens
+    warps = device.block_threads // 32
+    per_block = (0 if staged else 4 * tile) + 4 * strip * warps
+    most = max(1, device.memory_bytes // max(per_block, 1))
+    x = max(1, min(wanted[0], 2 * device.processors, most))
+    y = max(1, min(wanted[1], 2 * device.processors // x, most // x))
+    room = struct(
+        device,
+        "Room",
+        staged=staged,
+        tiles=device.empty(1 if staged else x * y * tile, np.int32),
+        tile_size=tile,
+        strips=device.empty(max(1, x * y * warps * strip), np.int32),
+        strip_size=strip,
+    )
+    return Layout((x, y), 4 * tile if staged else 0, room)
+
+
+def problem_struct(device: Any, problem: Problem) -> Struct:
+    """A problem on a device."""
+    return struct(device, "Problem", stride=stride_of(problem.n), **problem._asdict())
+
+
+def texts_struct(device: Any, texts: Texts) -> Struct:
+    """Texts on a device."""
+    return struct(
+        device,
+        "Texts",
+        inverse=device.array(texts.inverse.astype(np.int32)),
+        offsets=device.array(texts.offsets),
+        distinct_offsets=device.array(texts.distinct_offsets),
+        k=device.array(texts.k),
+    )
+
+
+def members_struct(device: Any, texts: Texts, members: np.ndarray) -> Struct:
+    """Some of the texts on a device."""
+    rows = int(texts.rows[members].max(initial=1))
+    index = device.array(members.astype(np.int64))
+    return struct(device, "Members", index=index, count=len(members), rows=rows)
+
+
+class Resampled:
+    """Resamples on a device, chunk by chunk: memory does not depend on how many there are.
+
+    bytes_each: what the caller keeps for each resample; rows: the most distinct tokens of a text.
+    """
+
+    def __init__(
+        self, device: Any, problem: Problem, resamples: Resamples, rows: int, bytes_each: int
+    ) -> None:
+        self._device = device
+        self._problem = problem
+        self._rows = rows
+        self._ranked = COSTS[problem.cost].ranked
+        first, stop = resamples.first, resamples.stop
+        size = max(32, device.memory_bytes // 4 // (bytes_each + 4 * rows) // 32 * 32)
+        self.chunks = [(a, min(a + size, stop)) for a in range(first, stop, size)]
+        self.largest = max((b - a for a, b in self.chunks), default=0)
+        self._seed = device.array(resamples.seed_key.astype(np.uint32))
+        shape = (self.largest, rows) if self._ranked else (1,)
+        self._etas = device.empty(shape, np.int32)
+        words = 4 * self._blocks(self.largest) * ((problem.vocab_size + 31) // 32)
+        self._seen = device.empty(words if self._ranked else 1, np.uint32)
+
+    def _blocks(self, count: int) -> int:
+        device = self._device
+        per_block = 4 * 4 * ((self._problem.vocab_size + 31) // 32)
+        most = max(1, device.memory_bytes // 4 // per_block)
+        return max(1, min((count + 3) // 4, 4 * device.processors, most))
+
+    def make(self, a: int, b: int, rows: int) -> Struct:
+        """Resamples a .. b - 1 for texts of at most `rows` distinct tokens; those made before are overwritten."""
+        found = struct(
+            self._device, "Resamples", seed=self._seed, first=a, count=b - a, etas=self._etas
+        )
+        if self._ranked:
+            problem = problem_struct(self._device, self._problem)
+            arguments = (problem, found, np.int32(rows), self._seen)
+            self._device.launch("its_etas", (self._blocks(b - a), 1), 128, arguments)
+        return found

@@ -43,7 +43,9 @@ def timed(run: Callable[[], Any], wait: Callable[[], Any], repeats: int = 7) -> 
     return {"seconds": float(median), "p20": float(low), "p80": float(high)}
 
 
-def rates(backend: Backend, wait: Any, peak: float, *, n=N, m=M, texts=64, resamples=2048) -> list[dict]:
+def rates(
+    backend: Backend, wait: Any, peak: float, *, n=N, m=M, texts=64, resamples=2048
+) -> list[dict]:
     """Cells a second of the two edit kernels: every window in int32, and bounds of whole keys in int16."""
     problem = Watermark.create("exp-edit", vocab_size=V, key_length=n).problem()
     rng = np.random.default_rng(0)
@@ -217,7 +219,7 @@ def main() -> None:
     result = {
         "card": about,
         "machine": machine(),
-        "edit": rates(host, wait, about["int32_peak_per_s"]),
+        "edit": rates(cuda, wait, about["int32_peak_per_s"]),
         "detect": detections(wait),
         "sample": sampling_rates(),
     }

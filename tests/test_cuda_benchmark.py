@@ -8,8 +8,8 @@ import pytest
 from cuda_shim.device import ShimDevice
 
 from wmcore import Detector, Watermark
-from wmcore.kernels.cuda import device as cuda_device
-from wmcore.kernels.cuda.host import Host
+from wmcore.kernels import load
+from wmcore.kernels.cuda.backend import CudaBackend
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -17,9 +17,7 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 @pytest.fixture
 def gpu(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    device = ShimDevice()
-    monkeypatch.setattr(cuda_device, "device", lambda index=0: device)
-    monkeypatch.setattr(cuda_device, "why_not", lambda index=0: None)
+    monkeypatch.setattr(load("cuda"), "_given", ShimDevice())
     import gpu
 
     yield gpu
@@ -27,7 +25,9 @@ def gpu(monkeypatch):
 
 
 def test_rates(gpu):
-    rows = gpu.rates(Host(ShimDevice()), lambda: None, 1e9, n=10, m=12, texts=2, resamples=32)
+    rows = gpu.rates(
+        CudaBackend(ShimDevice()), lambda: None, 1e9, n=10, m=12, texts=2, resamples=32
+    )
     assert [row["n"] for row in rows] == [10, 10]
     assert all(row["Gcells_per_s"] > 0 and row["p20"] <= row["p80"] for row in rows)
 
@@ -48,7 +48,7 @@ def test_marked_texts_carry_the_watermark(gpu):
 
 
 def test_without_a_gpu_it_says_so_and_fails(gpu, monkeypatch):
-    monkeypatch.setattr(cuda_device, "why_not", lambda index=0: "there is no driver")
+    monkeypatch.setattr(type(load("cuda")), "why_not", lambda self: "there is no driver")
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--check"])
     with pytest.raises(SystemExit, match="nothing was measured: there is no driver"):
         gpu.main()

@@ -267,8 +267,9 @@ def _proven(plan: Plan, subject: Subject, columns: Columns) -> np.ndarray:
         n = subject.engine.problem.n
         bounds = log_bound(subject.statistic, n, columns.statistic, columns.length)
         proven = bounds <= math.log(plan.epsilon)
-        p = np.maximum(np.exp(np.maximum(bounds[proven], -800.0)), LEAST_P)
-        columns.set(np.flatnonzero(proven), p_value=p, method="bound")
+        # math.exp, not NumPy's: the same digits whatever else is in the batch.
+        p = [max(math.exp(max(bound, -800.0)), LEAST_P) for bound in bounds[proven].tolist()]
+        columns.set(np.flatnonzero(proven), p_value=np.array(p), method="bound")
     return proven
 
 

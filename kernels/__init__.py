@@ -9,6 +9,8 @@ from functools import cache
 
 from .backend import Backend
 
+__all__ = ["BACKENDS", "Backend", "load", "resolve"]
+
 BACKENDS = {"cpu": (".cpu.backend", "CpuBackend"), "cuda": (".cuda.backend", "CudaBackend")}
 """Modules and classes by name. For "auto", the last that works is taken."""
 

@@ -294,7 +294,7 @@ def demo(
     if scheme is not None and scheme not in SCHEMES:
         raise WatermarkError(f"--scheme {scheme}: unknown; choose one of {', '.join(SCHEMES)}")
     with Path(output).open("w", encoding="utf-8") as page:
-        run(SCHEMES if scheme is None else (scheme,), page, seed=seed, stage=note)
+        run(tuple(SCHEMES) if scheme is None else (scheme,), page, seed=seed, stage=note)
     note(f"{output}: each token coloured by how well it fits its key row; open it in a browser")
 
 

@@ -5,6 +5,7 @@ A source is made by `Key.costs` or `PublishedKey.costs`. Its `table` gives costs
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,9 @@ class ChaChaCosts(CostSource):
     def __init__(self, words: np.ndarray, problem: Problem) -> None:
         self._words = words
         self._problem = problem
-        self.__setstate__({})
+        self._lock = threading.Lock()
+        self._asked = 0
+        self._table: Any = None
 
     def table(self, tokens: np.ndarray, backend: Backend, threads: int) -> CostTable:
         n, vocab_size = self._problem.n, self._problem.vocab_size
@@ -56,14 +59,8 @@ class ChaChaCosts(CostSource):
     def matrix(self, tokens: np.ndarray, backend: Backend, threads: int) -> np.ndarray:
         return backend.exp_costs(self._words, tokens, self._problem.n, threads)
 
-    def __getstate__(self) -> dict:
-        return {"_words": self._words, "_problem": self._problem}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._lock = threading.Lock()
-        self._asked = 0
-        self._table = None
+    def __reduce__(self) -> tuple[type["ChaChaCosts"], tuple[np.ndarray, Problem]]:
+        return ChaChaCosts, (self._words, self._problem)
 
 
 class UniformCosts(CostSource):

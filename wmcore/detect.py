@@ -236,7 +236,7 @@ class Detector:
         """Token ids of the texts that can be tested, and what is wrong with the others."""
         if isinstance(texts, (str, bytes)):
             raise TypeError("texts is one string: give a list of texts, as in detect([text])")
-        one_text = getattr(texts, "ndim", 0) == 1 and getattr(texts.dtype, "kind", "i") in "iuf"
+        one_text = getattr(texts, "ndim", 0) == 1 and _kind(texts) in "iuf"
         texts = list(texts)
         if one_text or (texts and all(isinstance(t, (int, np.integer)) for t in texts)):
             raise TypeError(
@@ -301,6 +301,11 @@ class Detector:
                 f"{self.watermark.vocab_size} tokens: is this the watermark's tokenizer?",
             )
         return array, len(array), None
+
+
+def _kind(array: Any) -> str:
+    """The kind of an array's items, as NumPy names it; "i" where it has another's dtype (torch)."""
+    return str(getattr(array.dtype, "kind", "i"))
 
 
 def _plan(plan: Plan | None, resamples: int | None, stop_after: int | None) -> Plan:

@@ -134,8 +134,14 @@ class Columns:
     @classmethod
     def empty(cls, count: int) -> "Columns":
         """Room for `count` texts."""
-        numbers = (np.zeros(count, dtype) for dtype in [np.float64] * 2 + [np.int64] * 5)
-        return cls(*numbers, np.full(count, "", "<U11"), np.full(count, np.nan))
+        whole = ("shift", "block", "length", "resamples", "hits")
+        return cls(
+            p_value=np.zeros(count),
+            statistic=np.zeros(count),
+            **{name: np.zeros(count, np.int64) for name in whole},
+            method=np.full(count, "", "<U11"),
+            p_error=np.full(count, np.nan),
+        )
 
     def set(self, at: np.ndarray, **columns: np.ndarray | float | str) -> None:
         """Fill in some columns of the texts `at` (int64)."""
@@ -192,7 +198,7 @@ def run(
         full_seed = (
             derived_seed(seed, "full") if plan.first_resamples and seed is not None else seed
         )
-        texts = subject.engine.pack([arrays[i] for i in full])
+        texts = subject.engine.pack([arrays[i] for i in full.tolist()])
         test = permutation_test(
             subject.engine,
             texts,

@@ -101,12 +101,6 @@ class Engine:
         costs = self.costs(source, texts.distinct)
         return self.backend.observe(self.problem, texts, costs, best, self.threads)
 
-    def tally(
-        self, texts: Texts, value: np.ndarray, limit: np.ndarray, resamples: Resamples
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(hits, used) of the resamples: `Backend.tally`."""
-        return self.backend.tally(self.problem, texts, value, limit, resamples, self.threads)
-
     def null(self, texts: Texts, a: int, resamples: Resamples) -> np.ndarray:
         """The statistics of text a under resampled keys, in user units: float64 [stop - first]."""
         found = self.backend.null_values(self.problem, texts, a, resamples, self.threads)

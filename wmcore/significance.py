@@ -76,7 +76,10 @@ def permutation_test(
         limit = np.full(count, stop - first) if stop_after is None else stop_after - hits
         if not limit.any():
             break
-        found, seen = engine.tally(texts, value, limit, Resamples(key, first, stop))
+        some = Resamples(key, first, stop)
+        found, seen = engine.backend.tally(
+            engine.problem, texts, value, limit, some, engine.threads
+        )
         hits += found
         used += seen
         if stop_after is not None:

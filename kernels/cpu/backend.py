@@ -61,24 +61,17 @@ class CpuBackend(Backend):
         resamples: Resamples,
         threads: int,
     ) -> tuple[np.ndarray, np.ndarray]:
-        columns = resamples.stop - resamples.first
+        key, columns = resamples.seed_key, resamples.stop - resamples.first
         found = np.zeros((texts.size, (columns + 31) // 32 * 32), np.uint8)
         masks = np.full((texts.size, found.shape[1] // 32), 0xFFFFFFFF, np.uint32)
         for part, members in problem.parts(texts, np.flatnonzero(limit > 0)):
             left = _null.Open(resamples.first // 32, masks, np.empty((0, 3), np.int64))
-            _bound(part, texts, value, members, left, resamples.seed_key, threads)
-            work = _work(masks, members, threads)
+            jobs, at_once = _bounds(part, texts, value, members, left, threads)
+            jobs = [(part, texts, bounds, key, groups, masks) for bounds, groups in jobs]
+            run(_null.bound_groups, jobs, min(threads, at_once))
             jobs = [
-                (
-                    part,
-                    texts,
-                    value,
-                    limit,
-                    resamples.seed_key,
-                    left._replace(jobs=work[a:b]),
-                    found,
-                )
-                for a, b in slices(len(work), 16 * threads)
+                (part, texts, value, limit, key, left._replace(jobs=work), found)
+                for work in _work(masks, members, threads)
             ]
             run(_null.decide_groups, jobs, threads)
         hits, used = np.zeros((2, texts.size), np.int64)
@@ -134,16 +127,15 @@ class CpuBackend(Backend):
         return _on_slices(_its_draw(numbers))
 
 
-def _bound(
+def _bounds(
     problem: Problem,
     texts: Texts,
     value: np.ndarray,
     members: np.ndarray,
     left: _null.Open,
-    seed_key: np.ndarray,
     threads: int,
-) -> None:
-    """Clear the bits of left.masks that an int16 bound decides."""
+) -> tuple[list[tuple[Any, ...]], int]:
+    """What int16 bounds are to be made, as (bounds, groups) of `bound_groups`, and how many at once."""
     size = texts.rows * problem.n * 64
     if problem.alignment != EDIT:
         # Sliding sums decide a plain alignment of many blocks faster than bounds that slide nothing.
@@ -153,8 +145,7 @@ def _bound(
     members = members[size[members] <= BOUND_BYTES]
     lost = np.array([problem.bits_lost(int(k)) for k in texts.k])
     windows = np.array([problem.windows(int(k)) for k in texts.k])
-    groups = left.masks.shape[1]
-    jobs = []
+    jobs: list[tuple[Any, ...]] = []
     for shift in np.unique(lost[members]).tolist():
         # What has to be exceeded, E + gamma k (see `bound_edit`), in units of 2**shift.
         level = value.astype(np.int64) - problem.gamma * texts.k
@@ -162,19 +153,18 @@ def _bound(
         threshold = (level >> shift) + drift * texts.k
         alike = members[lost[members] == shift]
         bounds = _null.Bounds(alike, shift, threshold, drift, windows)
-        for a, b in slices(groups, 4 * threads):
-            some = (left.base + a, left.base + b, left.base)
-            jobs.append((problem, texts, bounds, seed_key, some, left.masks))
-    at_once = max(1, BOUND_BYTES // int(size[members].max(initial=1)))
-    run(_null.bound_groups, jobs, min(threads, at_once))
+        for a, b in slices(left.masks.shape[1], 4 * threads):
+            jobs.append((bounds, (left.base + a, left.base + b, left.base)))
+    return jobs, max(1, BOUND_BYTES // int(size[members].max(initial=1)))
 
 
-def _work(masks: np.ndarray, members: np.ndarray, threads: int) -> np.ndarray:
-    """(text, first group, last group) of what is still open: int64 [J, 3]."""
+def _work(masks: np.ndarray, members: np.ndarray, threads: int) -> list[np.ndarray]:
+    """(text, first group, last group) of what is still open: int64 [J, 3], in pieces for threads."""
     members = members[masks[members].any(axis=1)]
     # A text in one piece can stop at its limit; few texts are cut up so that every thread has work.
     pieces = slices(masks.shape[1], 1 if len(members) >= 4 * threads else 4 * threads)
-    return np.array([(a, g, h) for g, h in pieces for a in members], np.int64).reshape(-1, 3)
+    work = np.array([(a, g, h) for g, h in pieces for a in members], np.int64).reshape(-1, 3)
+    return [work[a:b] for a, b in slices(len(work), 16 * threads)]
 
 
 def _exp_draw(numbers: ExpNumbers) -> Callable[..., None]:

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from wmcore import published
-from wmcore.bindings._require import require
+from wmcore.checks import require
 from wmcore.errors import WatermarkError
 from wmcore.generation import cache_of
 
-require("torch", "2.6", "3", "run pip install 'wmcore[generate]'")
+require("torch", "run pip install 'wmcore[generate]'", "2.6", "3")
 
 import torch  # noqa: E402
 

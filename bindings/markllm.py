@@ -21,13 +21,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from wmcore.bindings import jthickstun
-from wmcore.bindings._require import require
+from wmcore.checks import require
 from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
 from wmcore.generation import generate
 from wmcore.watermark import Watermark
 
-require("torch", "2.6", "3", "run pip install 'wmcore[generate]'")
+require("torch", "run pip install 'wmcore[generate]'", "2.6", "3")
 
 import torch  # noqa: E402
 

@@ -13,13 +13,13 @@ from typing import Any, NoReturn
 import numpy as np
 
 from wmcore import sampling
-from wmcore.bindings._require import require
+from wmcore.checks import require
 from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
 from wmcore.significance import STOP_AFTER
 from wmcore.watermark import Watermark
 
-require("transformers", "4.56", "6", "run pip install 'wmcore[generate]'")
+require("transformers", "run pip install 'wmcore[generate]'", "4.56", "6")
 
 import torch  # noqa: E402
 from transformers import LogitsProcessor  # noqa: E402

@@ -19,7 +19,7 @@ pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402
 
 from wmcore.scan import scan  # noqa: E402
-from wmcore.scan.store import read_manifest  # noqa: E402
+from wmcore.scan.manifest import read_manifest  # noqa: E402
 
 MARK = watermark()
 

@@ -17,8 +17,9 @@ from wmcore.significance import seed_key
 
 pytest.importorskip("pyarrow")
 
+from wmcore.records import Document
 from wmcore.scan import ScanSettings
-from wmcore.scan.documents import Batch, Document
+from wmcore.scan.batch import Batch
 from wmcore.scan.fdr import PValues, false_bound
 from wmcore.scan.tail import _log_sums, log_bound
 from wmcore.scan.two_stage import epsilon, two_stage

@@ -4,9 +4,24 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from wmcore.errors import WatermarkError
+from wmcore.records import MAX_BYTES, Reading
 
 FIRST_PASSES = ("resamples", "calibrated")
 FDR_METHODS = ("bh", "by")
+
+_MOST = 2**31 - 1
+_LEAST = {
+    "window": 1,
+    "stride": 1,
+    "resamples": 1,
+    "stop_after": 1,
+    "first_resamples": 1,
+    "first_stop": 1,
+    "controls": 0,
+    "shard_size": 1,
+    "max_bytes": 1,
+}
+"""The whole numbers among the settings, and their least values."""
 
 
 @dataclass(frozen=True)
@@ -57,23 +72,17 @@ class ScanSettings:
     controls: int = 0
     fdr: str = "bh"
     shard_size: int = 8192
-    max_bytes: int = 4_000_000
+    max_bytes: int = MAX_BYTES
     excerpts: bool = True
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for name in (
-            "window",
-            "stride",
-            "resamples",
-            "stop_after",
-            "first_resamples",
-            "first_stop",
-            "shard_size",
-            "max_bytes",
-        ):
-            _whole(name, getattr(self, name), 1)
-        _whole("controls", self.controls, 0)
+        from wmcore.checks import whole_number  # here: the command reads the defaults without NumPy
+
+        for name, least in _LEAST.items():
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least, _MOST))
+        if self.seed is not None:
+            object.__setattr__(self, "seed", whole_number("seed", self.seed, -(2**128), 2**128))
         if self.stride > self.window:
             raise WatermarkError(
                 f"stride is {self.stride}, more than the window of {self.window} tokens, so that text would be "
@@ -94,6 +103,11 @@ class ScanSettings:
                 "every document would get the full test; lower it"
             )
 
+    @property
+    def reading(self) -> Reading:
+        """How records are read."""
+        return Reading(self.text_field, self.id_field, self.tokens_field, self.max_bytes)
+
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-ready."""
         return asdict(self)
@@ -105,8 +119,3 @@ class ScanSettings:
             if mine != theirs:
                 return f"{f.name} was {theirs!r} and is now {mine!r}"
         return None
-
-
-def _whole(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise WatermarkError(f"{name} is {value!r}, but must be a whole number of at least {least}")

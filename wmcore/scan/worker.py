@@ -10,17 +10,16 @@ from wmcore.calibration import Calibration
 from wmcore.detect import Detection, Detector
 from wmcore.errors import WatermarkError
 from wmcore.key import Key, PublishedKey
-from wmcore.scan.documents import Batch, Document
+from wmcore.records import Document
+from wmcore.scan.batch import Batch
 from wmcore.scan.settings import ScanSettings
 from wmcore.scan.two_stage import seed_of, two_stage
 from wmcore.scan.windows import Encoder, characters, check_window, starts
 from wmcore.watermark import Watermark
 
 EXCERPT_BELOW = 1e-3
-_BEFORE, _LONGEST = (
-    200,
-    3000,
-)  # characters of an excerpt before and after the span; of the whole of it
+_BEFORE = 200  # characters of an excerpt before and after the span
+_LONGEST = 3000  # characters of an excerpt
 _WINDOWS = 16_384  # windows tested at a time
 Encoded = list[tuple[np.ndarray, Any] | None]
 
@@ -74,14 +73,15 @@ class Scanner:
             )
         spans = self.detector.watermark.block_length is not None
         coded = iter(self._encoder.encode(given, spans) if self._encoder and given else ())
-        return [
-            None
-            if d.error is not None
-            else next(coded)
-            if d.text is not None
-            else (d.tokens if d.tokens is not None else np.empty(0, np.int64), None)
-            for d in documents
-        ]
+        encoded: Encoded = []
+        for d in documents:
+            if d.error is not None:
+                encoded.append(None)
+            elif d.text is not None:
+                encoded.append(next(coded))
+            else:
+                encoded.append((np.empty(0, np.int64) if d.tokens is None else d.tokens, None))
+        return encoded
 
     def rows(self, batch: Batch, encoded: Encoded | None = None) -> list[dict[str, Any]]:
         """A row for each document of a batch, in order: see `store.SCHEMA`.

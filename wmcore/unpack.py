@@ -1,20 +1,23 @@
-"""Compressed streams that give all they hold up to a break, and then say that they broke."""
+"""Compressed streams that give all they hold up to a break, and then say that they broke. Memory is bounded."""
 
 import gzip
 import io
 from typing import Any
 
+# A block of zstd has four bytes at least and gives 128 KiB at most, so that a piece of this size gives 16 MiB at most.
+_PIECE = 512
 _CHUNK = 1 << 17
+_WINDOW = 1 << 31  # zstd --long=31; only the part that a file really fills takes memory
 
 
-def unpacked(raw: Any, kind: str | None) -> Any:
-    """A buffered binary stream of what `raw` holds. kind: "gzip", "zstd" or None.
+def unpacked(raw: Any, packing: str | None) -> io.BufferedIOBase:
+    """A buffered binary stream of what `raw` holds. packing: "gzip", "zstd" or None.
 
     A stream that breaks off raises EOFError, a damaged one an error of its library, once all before it was read.
     """
-    if kind == "gzip":
+    if packing == "gzip":
         return gzip.GzipFile(fileobj=raw, mode="rb")
-    if kind == "zstd":
+    if packing == "zstd":
         return io.BufferedReader(_Zstd(raw), _CHUNK)
     return io.BufferedReader(raw, 1 << 18)
 
@@ -23,17 +26,16 @@ class _Zstd(io.RawIOBase):
     """All frames of a zstd file, one after the other."""
 
     def __init__(self, raw: Any) -> None:
-        try:
-            import zstandard
-        except ImportError:
-            from wmcore.errors import WatermarkError
+        from wmcore.checks import require
 
-            raise WatermarkError(
-                "package zstandard is not installed, which .zst needs: run pip install 'wmcore[scan]'"
-            ) from None
+        require("zstandard", "run pip install 'wmcore[scan]', which reads .zst")
+        import zstandard
+
         self._raw = raw
-        self._library = zstandard.ZstdDecompressor()
+        self._library = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
+        self._error = zstandard.ZstdError
         self._frame: Any = None
+        self._packed = b""
         self._ready = memoryview(b"")
         self._failed: Exception | None = None
 
@@ -45,20 +47,19 @@ class _Zstd(io.RawIOBase):
             # A buffered reader drops what came before an error in the same call: the error waits for its own.
             if self._failed is not None:
                 raise self._failed
-            packed = self._raw.read(_CHUNK)
-            if not packed:
+            self._packed = self._packed or self._raw.read(_CHUNK)
+            if not self._packed:
                 if self._frame is not None:
                     raise EOFError("the zstd frame is cut off")
                 return 0
-            self._ready = memoryview(self._decompress(packed))
+            piece, self._packed = self._packed[:_PIECE], self._packed[_PIECE:]
+            self._ready = memoryview(self._decompress(piece))
         size = min(len(buffer), len(self._ready))
         buffer[:size] = self._ready[:size]
         self._ready = self._ready[size:]
         return size
 
     def _decompress(self, packed: bytes) -> bytes:
-        import zstandard
-
         parts = []
         try:
             while packed:
@@ -68,6 +69,9 @@ class _Zstd(io.RawIOBase):
                 if not self._frame.eof:
                     break
                 packed, self._frame = self._frame.unused_data, None
-        except zstandard.ZstdError as error:
-            self._failed = EOFError(f"zstd: {error}")
+        except self._error as error:
+            reason = str(error)
+            if "too much memory" in reason:
+                reason = "it needs a window of more than 2 GiB: compress it with --long=31 or less"
+            self._failed = EOFError(f"zstd: {reason}")
         return b"".join(parts)

@@ -1,5 +1,6 @@
 """The command: results, exit codes, and one clear line for every mistake."""
 
+import json
 import os
 import re
 import signal
@@ -13,6 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 from commands import V, one_line, rows
+
+from wmcore import Watermark
 
 # keygen
 
@@ -58,6 +61,42 @@ def test_keygen_does_not_print_secrets_or_invent_folders(wm):
     options = ("keygen", "--scheme", "exp", "--vocab-size", V, "-o")
     one_line(wm(*options, "-"), "a secret is only written to a file")
     one_line(wm(*options, "no/such/folder.json"), "no/such")
+
+
+def test_keygen_does_not_replace_by_race(wm, tmp_path, monkeypatch):
+    """A file that appears between the check and the writing is left alone; so is nothing of a key that failed."""
+    real = Watermark.save
+    options = ("keygen", "--scheme", "exp", "--vocab-size", V, "-o", "new.json")
+
+    def slow(self, path):
+        one_line(wm(*options), r"new\.json: the file exists; choose another or add --force")
+        real(self, path)
+
+    monkeypatch.setattr(Watermark, "save", slow)
+    assert wm(*options)[0] == 0
+    assert Watermark.load("new.json").vocab_size == V
+
+    def failing(self, path):
+        raise OSError(28, "No space left on device", path)
+
+    os.remove("new.json")
+    monkeypatch.setattr(Watermark, "save", failing)
+    one_line(wm(*options), r"new\.json: No space left on device")
+    assert not os.path.exists("new.json")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("keygen", "--scheme", "exp", "--vocab-size", 9, "-o", ""),
+        ("generate", "-w", "mark.json", "--prompts", "-", "-o", ""),
+        ("demo", "-o", ""),
+        ("scan", "-w", "mark.json", "in.jsonl", "-o", ""),
+        ("report", "scan", "-o", ""),
+    ],
+)
+def test_an_empty_output_is_refused(wm, arguments):
+    one_line(wm(*arguments), "'-o': it is empty: give a name")
 
 
 # generate
@@ -135,7 +174,84 @@ def test_generate_mistakes(wm, mark, writer):
     )
 
 
+def test_generate_reads_prompts_of_every_kind(wm, mark, writer):
+    rows_of = [{"prompt": "abc"}, {"prompt": "\ud800", "\udcff": 1}, {"prompt": "de"}]
+    given = ("generate", "-w", mark, "--max-new-tokens", 7, "--prompts")
+    for name, raw in (
+        ("p.json", json.dumps(rows_of)),
+        ("p.txt", "\n".join(map(json.dumps, rows_of))),
+        ("prompts", json.dumps(rows_of, indent=1)),
+    ):
+        Path(name).write_text(raw)
+        code, out, err = wm(*given, name)
+        assert code == 0
+        found = {r["index"]: r.get("text") for r in rows(out)}
+        assert found == {0: "cba", 1: None, 2: "ed"}
+        assert "half of a surrogate pair" in err
+    one_line(wm(*given, "prompts.csv"), r"prompts\.csv: \.csv is not read")
+
+
 # everywhere
+
+
+def test_a_fault_of_our_own_is_one_line(wm, mark, monkeypatch):
+    from wmcore.detect import Detector
+
+    Path("in.jsonl").write_text('{"tokens": [1, 2]}')
+    options = ("detect", "-w", mark, "--tokens-field", "tokens", "in.jsonl")
+    for error in (
+        RuntimeError("a\nb \x1b[31m"),
+        EOFError("end"),
+        MemoryError(),
+        RecursionError("x"),
+    ):
+        monkeypatch.setattr(Detector, "detect", raising(error))
+        code, out, err = wm(*options)
+        assert (code, out) == (1, "")
+        line = err.strip()
+        assert line.isprintable()
+        assert re.search(
+            rf"{type(error).__name__} at test_cli\.py:\d+, called from \w+\.py:\d+", line
+        )
+        assert "please report this line and the command" in line
+
+
+def raising(error):
+    def function(*_, **__):
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("shell", "code", "message"),
+    [
+        ("wm - <&-", 2, "standard input is closed"),
+        ("wm in.jsonl >&-", 2, "standard output is closed"),
+        ("wm --json in.jsonl >&-", 2, "standard output is closed"),
+        ("wm in.jsonl 2>&-", 0, ""),
+        ("wm in.jsonl > /dev/full", 2, "No space left"),
+        ("wm --json in.jsonl > /dev/full", 2, "No space left"),
+        ("PYTHONIOENCODING=ascii wm in.jsonl", 0, ""),
+        ("PYTHONIOENCODING=latin1 wm --json in.jsonl", 0, ""),
+    ],
+)
+def test_streams_that_are_closed_full_or_ascii(mark, tmp_path, shell, code, message):
+    (tmp_path / "in.jsonl").write_text('{"tokens": [1, 2]}\n{"\u2264": 1}\n')
+    command = f"{sys.executable} -m wmcore detect -w {mark} --tokens-field tokens --resamples 9"
+    done = subprocess.run(
+        shell.replace("wm ", command + " ", 1),
+        shell=True,
+        executable="/bin/bash",
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert message in done.stderr
 
 
 def test_help_has_examples(wm):

@@ -1,5 +1,6 @@
 """`wmcore detect`: a result for every document, of whatever file, and one clear line for every mistake."""
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -8,6 +9,12 @@ import pytest
 from commands import V, one_line, rows
 
 from wmcore import Key, Watermark
+
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ImportError:
+    pa = None
 
 
 def test_detect_results_for_every_document(wm, mark, letters):
@@ -179,3 +186,67 @@ def test_watermark_file_that_others_can_read_gives_a_warning(wm, mark, letters):
     assert code == 0
     assert rows(out)[0]["p_value"] is not None
     assert re.fullmatch(r"wmcore: warning: [^\n]*mark\.json[^\n]*\n", err)
+
+
+def test_every_kind_of_file_gives_the_same_results(wm, mark):
+    """As records, in whatever case and packing: one document is never many records read as one text."""
+    records = [{"tokens": [1, 2, 3] * 9}, {"tokens": [4, 5, 6]}, {"tokens": [9] * 12}]
+    lines = "".join(json.dumps(r) + "\n" for r in records).encode()
+    files = {"A.JSONL": lines, "a.json": json.dumps(records).encode(), "c4.json": lines}
+    files |= {name + ".gz": gzip.compress(data) for name, data in files.items()}
+    for name, data in files.items():
+        Path(name).write_bytes(data)
+    if pa is not None:
+        Path("a.jsonl.zst").write_bytes(pa.compress(lines, "zstd", asbytes=True))
+        pq.write_table(pa.Table.from_pylist(records), "a.parquet")
+        files |= {"a.jsonl.zst": b"", "a.parquet": b""}
+    options = ("detect", "-w", mark, "--tokens-field", "tokens", "--seed", 1, "--json")
+    expected = None
+    for name in files:
+        code, out, err = wm(*options, name)
+        assert (code, err) == (0, "")
+        found = rows(out)
+        assert [r.pop("document") for r in found] == [f"{name}:{i}" for i in (1, 2, 3)]
+        expected = expected or found
+        assert found == expected
+
+
+def test_other_files_are_not_texts(wm, mark, letters):
+    given = ("detect", "-w", mark, "--tokenizer", "letters", "--json")
+    for name in ("a.html", "a.PDF", "a.csv", "a.txt.gz"):
+        Path(name).write_text("text")
+        one_line(wm(*given, name), "is not read: convert it to text")
+    Path("a.odd").write_text("text")
+    Path("b.odd").write_text('{"text": "text"}')
+    code, out, _ = wm(*given, "a.odd", "b.odd")
+    assert code == 0
+    assert [r["error"] is None for r in rows(out)] == [True, False]
+
+
+def test_max_bytes(wm, mark, letters):
+    Path("a.txt").write_text("x" * 100)
+    given = ("detect", "-w", mark, "--tokenizer", "letters", "--json", "a.txt", "--max-bytes")
+    assert "longer than 99 bytes" in rows(wm(*given, 99)[1])[0]["error"]
+    assert rows(wm(*given, 100)[1])[0]["length"] == 100
+    one_line(wm(*given, 0), "--max-bytes")
+    one_line(wm(*given, 10**30), "--max-bytes")
+
+
+@pytest.mark.parametrize("option", ["--resamples", "--stop-after"])
+def test_numbers_beyond_64_bits(wm, mark, option):
+    one_line(wm("detect", "-w", mark, "--tokens-field", "t", "-", option, 10**30), option)
+
+
+def test_names_cannot_write_to_the_terminal(wm, mark, letters):
+    """Nor forge a line of a log, piped or not, as a table or as JSON."""
+    name = "a\nwmcore: all fine\x1b]0;evil\x07\x9b31m\u202e.jsonl"
+    Path(name).write_text('{"tokens": [1, 2]}\n{"\\u001b[2J\\n": 1}\n')
+    for extra in ((), ("--json",)):
+        code, out, err = wm(
+            "detect", "-w", mark, "--text-field", "x", "--tokenizer", "m", *extra, name
+        )
+        assert code == 2
+        shown = (out + err).replace("\n", "")
+        assert shown.isprintable() or not extra
+        assert not set("\x1b\x07\x9b\u202e") & set(shown)
+        assert "\nwmcore: all fine" not in out + err

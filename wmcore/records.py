@@ -176,18 +176,13 @@ def read_items(
     Trouble with the disk or the network is raised; damage in the file itself becomes a last item that says so.
     """
     try:
-        if form.kind == "parquet":
-            found = _rows(name, raw, reading, cursor)
-        else:
-            stream = unpacked(raw, form.packing)
-            split = lines if form.kind == "jsonl" else json_records
-            found = split(stream, reading.max_bytes)
-        for item in found:
-            if not cursor.skips(cursor.position, cursor.position):
-                yield cursor.position, item
-            cursor.position += 1
-            if cursor.total and form.kind != "parquet" and cursor.position % 256 == 0:
-                cursor.share = min(raw.tell() / cursor.total, 1.0)
+        with _found(name, raw, form, reading, cursor) as found:
+            for item in found:
+                if not cursor.skips(cursor.position, cursor.position):
+                    yield cursor.position, item
+                cursor.position += 1
+                if cursor.total and form.kind != "parquet" and cursor.position % 256 == 0:
+                    cursor.share = min(raw.tell() / cursor.total, 1.0)
     except Exception as error:
         if not _is_damage(error):
             raise
@@ -198,6 +193,19 @@ def read_items(
                 f"{name} breaks off here ({reason}): what follows was not read; mend the file and read it anew"
             ),
         )
+
+
+@contextmanager
+def _found(
+    name: str, raw: Any, form: Format, reading: Reading, cursor: Cursor
+) -> Iterator[Iterator[Any]]:
+    """The records of a file, as bytes or (of Parquet) dicts."""
+    if form.kind == "parquet":
+        yield _rows(name, raw, reading, cursor)
+    else:
+        with unpacked(raw, form.packing) as stream:
+            split = lines if form.kind == "jsonl" else json_records
+            yield split(stream, reading.max_bytes)
 
 
 def document(name: str, position: int, item: Any, reading: Reading) -> Document | None:

@@ -1,7 +1,9 @@
 """Compressed streams that give all they hold up to a break, and then say that they broke. Memory is bounded."""
 
+import contextlib
 import gzip
 import io
+from collections.abc import Iterator
 from typing import Any
 
 # A block of zstd has four bytes at least and gives 128 KiB at most, so that a piece of this size gives 16 MiB at most.
@@ -10,16 +12,23 @@ _CHUNK = 1 << 17
 _WINDOW = 1 << 31  # zstd --long=31; only the part that a file really fills takes memory
 
 
-def unpacked(raw: Any, packing: str | None) -> io.BufferedIOBase:
-    """A buffered binary stream of what `raw` holds. packing: "gzip", "zstd" or None.
+@contextlib.contextmanager
+def unpacked(raw: Any, packing: str | None) -> Iterator[io.BufferedIOBase]:
+    """A buffered binary stream of what `raw` holds, which stays open. packing: "gzip", "zstd" or None.
 
     A stream that breaks off raises EOFError, a damaged one an error of its library, once all before it was read.
     """
     if packing == "gzip":
-        return gzip.GzipFile(fileobj=raw, mode="rb")
-    if packing == "zstd":
-        return io.BufferedReader(_Zstd(raw), _CHUNK)
-    return io.BufferedReader(raw, 1 << 18)
+        yield gzip.GzipFile(fileobj=raw, mode="rb")
+    elif packing == "zstd":
+        yield io.BufferedReader(_Zstd(raw), _CHUNK)
+    else:
+        stream = io.BufferedReader(raw, 1 << 18)
+        try:
+            yield stream
+        finally:
+            with contextlib.suppress(ValueError):  # it was closed meanwhile
+                stream.detach()
 
 
 class _Zstd(io.RawIOBase):

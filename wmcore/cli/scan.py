@@ -105,9 +105,10 @@ def scan(
         typer.Option(help="Of a Ray cluster. Default: the one there is, or a local one."),
     ] = None,
     actors: Annotated[
-        int | None, typer.Option(help="Ray: workers that test. Default: one for every two CPUs.")
+        int | None,
+        typer.Option(min=1, help="Ray: workers that test. Default: one for every two CPUs."),
     ] = None,
-    gpus: Annotated[float, typer.Option(help="Ray: GPUs of each worker.")] = 0.0,
+    gpus: Annotated[float, typer.Option(min=0, help="Ray: GPUs of each worker.")] = 0.0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Progress and summary as JSON lines on standard output.")
     ] = False,

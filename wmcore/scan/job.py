@@ -103,7 +103,7 @@ class Job:
         threads: int | None = None,
     ) -> "Job":
         """Look at the inputs, lock the output and compare it with what it was begun with."""
-        sources = open_sources(inputs)
+        sources = open_sources(inputs, output)
         store = None if output is None else Store(output)
         try:
             tokenizer, settings = _settled(watermark, store, tokenizer, settings)

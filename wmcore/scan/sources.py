@@ -129,8 +129,8 @@ class Source:
             cursor.share = (position + 1) / len(self.paths)
 
 
-def open_sources(inputs: Sequence[str]) -> list[Source]:
-    """The sources of file, folder or fsspec URLs, sorted within a folder.
+def open_sources(inputs: Sequence[str], output: str | os.PathLike | None = None) -> list[Source]:
+    """The sources of file, folder or fsspec URLs, sorted within a folder, without what is in the output.
 
     Warns of files in a folder that cannot be read.
 
@@ -148,7 +148,7 @@ def open_sources(inputs: Sequence[str]) -> list[Source]:
         try:
             filesystem, path = fsspec.core.url_to_fs(given)
             if filesystem.isdir(path):
-                sources += _folder(filesystem, path, given)
+                sources += _folder(filesystem, path, given, output)
             elif filesystem.exists(path):
                 sources.append(_file(filesystem, path, given))
             else:
@@ -174,10 +174,14 @@ def _file(filesystem: Any, path: str, given: str) -> Source:
     return Source(form, given, [path], filesystem)
 
 
-def _folder(filesystem: Any, path: str, given: str) -> list[Source]:
+def _folder(
+    filesystem: Any, path: str, given: str, output: str | os.PathLike | None
+) -> list[Source]:
     """The files of a folder: those with records one by one, all texts together."""
     if _is_local(filesystem):
-        files = _local_files(path, given)
+        if output is not None and os.path.realpath(path) == os.path.realpath(output):
+            raise WatermarkError(f"input {given} is the output, too: choose another folder for one")
+        files = _local_files(path, given, output)
     else:
         files = [f for f in filesystem.find(path) if not _is_hidden(posixpath.relpath(f, path))]
     formats = {file: form for file in sorted(files) if (form := format_of(file)) is not None}
@@ -197,8 +201,9 @@ def _folder(filesystem: Any, path: str, given: str) -> list[Source]:
     return sources
 
 
-def _local_files(folder: str, given: str) -> list[str]:
+def _local_files(folder: str, given: str, output: str | os.PathLike | None) -> list[str]:
     """The files below a folder, without hidden ones; warns of what looks like an input and cannot be read."""
+    results = None if output is None else os.path.realpath(output)
     files: list[str] = []
     passed: list[str] = []
 
@@ -209,7 +214,11 @@ def _local_files(folder: str, given: str) -> list[str]:
         visible = sorted(name for name in folders if not _is_hidden(name))
         links = [name for name in visible if os.path.islink(os.path.join(root, name))]
         passed += [f"{os.path.join(root, name)} (a link to a folder)" for name in links]
-        folders[:] = [name for name in visible if name not in links]
+        folders[:] = [
+            name
+            for name in visible
+            if name not in links and os.path.realpath(os.path.join(root, name)) != results
+        ]
         for name in names:
             path = os.path.join(root, name)
             if _is_hidden(name) or format_of(name) is None:

@@ -1,6 +1,6 @@
 """What the command says: lines, tables and JSON, with nothing in them that a terminal or a log could obey."""
 
-import contextlib
+import io
 import json
 import re
 import sys
@@ -115,5 +115,5 @@ def _reader() -> Iterator[None]:
 def prepare() -> None:
     """Let every character through to terminals that know only some, as an escape."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, ValueError):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

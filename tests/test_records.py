@@ -113,7 +113,7 @@ def test_bad_text_file(tmp_path, raw, message):
     [
         (b"{", "not JSON: give one JSON object a line"),
         (b"[" * 100_000, "not JSON: give one JSON object a line"),
-        (b"[1]", "a JSON list, not an object: give one JSON object a line"),
+        (b"[1]", "a JSON list, not an object: give one a line"),
         (b'{"body": "x", "id": 1}', "no field 'text' (fields: body, id): name the right one"),
         (b"{}", "no field 'text' (fields: none): name the right one"),
         (b'{"text": 3}', "field 'text' is a int, not a string"),
@@ -407,7 +407,7 @@ def test_written_lines_are_on_disk_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("Grüße ≤ 日本", "Grüße ≤ 日本"),
+        ("Grüße ≤ 日本\u3000\N{WOMAN}\u200d\N{PERSONAL COMPUTER}",) * 2,
         ("a\nwmcore: b\r", "a\\nwmcore: b\\r"),
         ("\x1b]0;title\x07\x9b1m", "\\x1b]0;title\\x07\\x9b1m"),
         ("\u202etxt\u2028\udcff\x00", "\\u202etxt\\u2028\\udcff\\x00"),

@@ -38,6 +38,10 @@ _OTHERS = (
 )
 _NO_TEXT = {f".{end}" for end in _OTHERS.split()}
 _HALF = re.compile("[\ud800-\udfff]")
+# Both sets of control characters, ends of lines and paragraphs, and marks that turn the direction of writing.
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 _LIKE_JSON = re.compile(r'\s*(\[\s*)?\{\s*"[^"\n]*"\s*:')
 
 
@@ -237,11 +241,13 @@ def document(name: str, position: int, item: Any, reading: Reading) -> Document 
 def text_document(name: str, position: int, raw: bytes, form: Format, reading: Reading) -> Document:
     """The document of a text file that begins with these bytes (one more than the limit, where it has so many)."""
     text, error = decode(raw, reading.max_bytes)
-    if text is not None and form.kind == "guess" and _LIKE_JSON.match(text):
-        text, error = (
-            None,
-            "JSON, it seems, not a text: give --text-field or --tokens-field, or a name that ends "
-            "in .jsonl, .json or .txt",
+    if reading.tokens_field is not None:
+        text, error = None, f"a text, which has no field {reading.tokens_field!r}: give records"
+    elif text is not None and form.kind == "guess" and _LIKE_JSON.match(text):
+        text = None
+        error = (
+            "JSON, it seems, not a text: give --text-field or --tokens-field, or a name that ends in .jsonl, .json "
+            "or .txt"
         )
     return Document(position, clean(name), text, error=error)
 
@@ -292,9 +298,7 @@ def clean(text: str) -> str:
 
 def printable(text: str) -> str:
     """The text with an escape for all that a terminal or a log could take for a command, or for the end of a line."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return _CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
 
 
 @contextmanager
@@ -318,7 +322,7 @@ def _record(text: str) -> Any:
     if isinstance(value, dict):
         return value
     kind = type(value).__name__
-    return Fault(f"a JSON {kind}, not an object: give one JSON object a line")
+    return Fault(f"a JSON {kind}, not an object: give one a line")
 
 
 def _too_long(limit: int) -> str:

@@ -44,7 +44,7 @@ class _Zstd(io.RawIOBase):
         self._library = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
         self._error = zstandard.ZstdError
         self._frame: Any = None
-        self._packed = b""
+        self._packed = memoryview(b"")
         self._ready = memoryview(b"")
         self._failed: Exception | None = None
 
@@ -56,7 +56,7 @@ class _Zstd(io.RawIOBase):
             # A buffered reader drops what came before an error in the same call: the error waits for its own.
             if self._failed is not None:
                 raise self._failed
-            self._packed = self._packed or self._raw.read(_CHUNK)
+            self._packed = self._packed or memoryview(self._raw.read(_CHUNK))
             if not self._packed:
                 if self._frame is not None:
                     raise EOFError("the zstd frame is cut off")
@@ -68,7 +68,7 @@ class _Zstd(io.RawIOBase):
         self._ready = self._ready[size:]
         return size
 
-    def _decompress(self, packed: bytes) -> bytes:
+    def _decompress(self, packed: memoryview | bytes) -> bytes:
         parts = []
         try:
             while packed:

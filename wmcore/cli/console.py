@@ -1,5 +1,6 @@
 """What the command says: lines, tables and JSON, with nothing in them that a terminal or a log could obey."""
 
+import contextlib
 import io
 import json
 import re
@@ -24,7 +25,8 @@ MOST = 2**31 - 1
 _COMMANDS = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def _named(value: str | None) -> str | None:
+def named(value: str | None) -> str | None:
+    """Callback of an option: the name, which may not be empty."""
     if value == "":
         raise typer.BadParameter("it is empty: give a name")
     return value
@@ -32,6 +34,10 @@ def _named(value: str | None) -> str | None:
 
 WatermarkFile = Annotated[
     str, typer.Option("--watermark", "-w", metavar="FILE", help="Watermark file made by keygen.")
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(min=0, max=2**63 - 1, help="Makes what is drawn, and so the result, repeatable."),
 ]
 TokenizerName = Annotated[
     str | None,
@@ -41,7 +47,7 @@ TokenizerName = Annotated[
 
 def output_option(help: str, metavar: str = "FILE") -> Any:
     """The option --output, which may not be empty."""
-    return typer.Option("--output", "-o", metavar=metavar, help=help, callback=_named)
+    return typer.Option("--output", "-o", metavar=metavar, help=help, callback=named)
 
 
 class ReaderGone(Exception):
@@ -56,7 +62,9 @@ def example(*lines: str) -> str:
 def note(message: str) -> None:
     """One line on standard error."""
     if sys.stderr is not None:
-        typer.echo(f"wmcore: {printable(message)}", err=True)
+        with contextlib.suppress(OSError):  # nobody is left to tell
+            sys.stderr.write(f"wmcore: {printable(message)}\n")
+            sys.stderr.flush()
 
 
 def say(text: str) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from wmcore.cli.console import (
     MOST,
+    Seed,
     TokenizerName,
     WatermarkFile,
     example,
@@ -61,7 +62,7 @@ def detect(
             help="Stop a text once this many of them fit as well as the key; 0 uses them all.",
         ),
     ] = 50,
-    seed: Annotated[int | None, typer.Option(help="Makes the p-values repeatable.")] = None,
+    seed: Seed = None,
     text_field: Annotated[
         str | None, typer.Option(help="Field of the records with the text. Default: text.")
     ] = None,
@@ -76,6 +77,8 @@ def detect(
     if text_field is not None and tokens_field is not None:
         raise WatermarkError("give either --text-field or --tokens-field, and not both")
     for path in files:
+        if not path:
+            raise WatermarkError("a file's name is empty: give one, or - for standard input")
         if path != "-" and not os.access(path, os.R_OK):
             raise WatermarkError(f"{path}: no such file, or it cannot be read")
         if path != "-" and Path(path).is_dir():
@@ -87,9 +90,8 @@ def detect(
     from wmcore.watermark import Watermark
 
     mark = Watermark.load(watermark)
-    only_tokens = tokens_field is not None and all(form.kind != "text" for form in formats)
-    coder = None if only_tokens else tokenizer or mark.tokenizer
-    if coder is None and not only_tokens:
+    coder = None if tokens_field is not None else tokenizer or mark.tokenizer
+    if coder is None and tokens_field is None:
         raise WatermarkError("no --tokenizer given and the watermark names none: give its model's")
     reading = Reading(text_field or "text", tokens_field=tokens_field, max_bytes=max_bytes)
     detector = Detector(mark, tokenizer=coder)

@@ -17,7 +17,7 @@ from typer.exceptions import TyperException
 
 from wmcore._version import __version__
 from wmcore.cli import console, detect, scan
-from wmcore.cli.console import MOST, WatermarkFile, example, note, output_option
+from wmcore.cli.console import MOST, Seed, WatermarkFile, example, note, output_option
 from wmcore.errors import WatermarkError
 
 app = typer.Typer(
@@ -119,6 +119,7 @@ def generate(
         str,
         typer.Option(
             metavar="FILE",
+            callback=console.named,
             help="Records with a field 'prompt': JSON Lines, .json or .parquet, or - for stdin.",
         ),
     ],
@@ -128,10 +129,10 @@ def generate(
     output: Annotated[str, output_option("JSON Lines, or - for stdout.")] = "-",
     max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST)] = 200,
     temperature: Annotated[float, typer.Option()] = 1.0,
-    top_k: Annotated[int | None, typer.Option()] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, max=MOST)] = None,
     top_p: Annotated[float | None, typer.Option()] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=MOST)] = 16,
-    seed: Annotated[int | None, typer.Option(help="Makes the shifts repeatable.")] = None,
+    seed: Seed = None,
 ) -> None:
     """Continue each prompt with watermarked text.
 
@@ -198,7 +199,9 @@ def demo(
         str | None, typer.Option(help="exp, exp-edit, its or its-edit. Default: all four.")
     ] = None,
     output: Annotated[str, output_option("HTML page to write.")] = "wmcore-demo.html",
-    seed: Annotated[int, typer.Option(help="Of the shifts, the damage and the tests.")] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Of the shifts, the damage and the tests.")
+    ] = 1,
 ) -> None:
     """Watermark SmolLM2's texts, damage 30 % of their tokens, and find the watermark again."""
     from wmcore.cli.demo import run
@@ -218,7 +221,9 @@ app.command(epilog=scan.REPORT_EXAMPLES)(scan.report)
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command, turning every mistake into one line and an exit code."""
     console.prepare()
-    warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
+    warnings.showwarning = lambda message, *_, **__: note(
+        f"warning: {' '.join(str(message).split())}"
+    )
     try:
         code = app(args=arguments, prog_name="wmcore", standalone_mode=False) or 0
         if sys.stdout is not None:
@@ -236,6 +241,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         note(f"{e.filename}: {e.strerror}" if e.filename else str(e))
     except KeyboardInterrupt:
         sys.exit(130)
+    except MemoryError:
+        note("out of memory: give smaller numbers, or fewer or shorter texts")
     except Exception as e:
         note(_to_report(e.__cause__ if isinstance(e, typer.Abort) and e.__cause__ else e))
         sys.exit(1)

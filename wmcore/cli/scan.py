@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wmcore.cli.console import (
+    MOST,
     TokenizerName,
     WatermarkFile,
     example,
@@ -97,7 +98,9 @@ def scan(
     seed: Annotated[
         int | None, typer.Option(help="Makes the p-values repeatable.")
     ] = ScanSettings.seed,
-    threads: Annotated[int | None, typer.Option(help="Default: the cores there are.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Default: the cores there are.")
+    ] = None,
     backend: Annotated[str, typer.Option(help="What tests: auto or a named one.")] = "auto",
     engine: Annotated[str, typer.Option(help="local, or ray for more than one machine.")] = "local",
     address: Annotated[
@@ -106,9 +109,11 @@ def scan(
     ] = None,
     actors: Annotated[
         int | None,
-        typer.Option(min=1, help="Ray: workers that test. Default: one for every two CPUs."),
+        typer.Option(
+            min=1, max=MOST, help="Ray: workers that test. Default: one for every two CPUs."
+        ),
     ] = None,
-    gpus: Annotated[float, typer.Option(min=0, help="Ray: GPUs of each worker.")] = 0.0,
+    gpus: Annotated[float, typer.Option(min=0, max=1024, help="Ray: GPUs of each worker.")] = 0.0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Progress and summary as JSON lines on standard output.")
     ] = False,
@@ -185,7 +190,9 @@ def report(
     output: Annotated[
         str | None, output_option("HTML page. Default: report.html in the folder.")
     ] = None,
-    hits: Annotated[int, typer.Option(min=1, help="Documents listed, the least p first.")] = 200,
+    hits: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Documents listed, the least p first.")
+    ] = 200,
 ) -> None:
     """Show a scan as one HTML page: p-values against chance, hits with their passages, settings."""
     _need("pyarrow")

@@ -83,7 +83,7 @@ setup(
         "dev": [*GENERATE, *TEST, *CHECK, *BENCH],
     },
     entry_points={
-        "console_scripts": ["wmcore = wmcore.cli:main"],
+        "console_scripts": ["wmcore = wmcore.cli.main:main"],
         # Idle unless the server names a watermark: see bindings/vllm.py.
         "vllm.logits_processors": ["wmcore = wmcore.bindings.vllm:WatermarkLogitsProcessor"],
     },

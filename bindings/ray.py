@@ -1,8 +1,8 @@
 """Ray Data: scans on more than one machine, through `map_batches` with a pool of actors that hold a detector.
 
-`scan` maps a dataset of yours. `ray_shards` is the engine of ``wmcore scan --engine ray``: one read task for each
+`scan` maps a dataset of yours. `ray_shards` makes the shards of ``wmcore scan --engine ray``: one read task for each
 input streams documents, actors test them, and the driver writes the same shards as a scan on one machine, so that
-either engine can go on where the other stopped. An actor that dies is replaced and its work done again.
+either can go on where the other stopped. An actor that dies is replaced and its work done again.
 
 The watermark, and so its secret, is sent to the actors: use a cluster that you trust.
 """
@@ -10,17 +10,19 @@ The watermark, and so its secret, is sent to the actors: use a cluster that you 
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wmcore.checks import require
 from wmcore.errors import WatermarkError
-from wmcore.scan.documents import Batch, Document
-from wmcore.scan.readers import Source, token_ids
-from wmcore.scan.run import Job, Shard
+from wmcore.records import Document, token_ids
+from wmcore.scan.batch import Batch
+from wmcore.scan.job import Job, Meter
+from wmcore.scan.run import Runner, Shard
 from wmcore.scan.settings import ScanSettings
+from wmcore.scan.sources import Source
 from wmcore.scan.store import schema
 from wmcore.scan.worker import Scanner
 from wmcore.watermark import Watermark
@@ -125,8 +127,8 @@ def ray_shards(
     actors: int | None = None,
     num_cpus: float = 1.0,
     num_gpus: float = 0.0,
-) -> Callable[[Job], Iterator[Shard]]:
-    """An engine for `wmcore.scan.scan(..., engine=ray_shards())`.
+) -> Runner:
+    """What makes the shards in `wmcore.scan.scan(..., runner=ray_shards())`.
 
     Parameters
     ----------
@@ -140,13 +142,13 @@ def ray_shards(
     """
     require("ray", "run pip install 'wmcore[ray]'", "2.40", "3")
 
-    def engine(job: Job) -> Iterator[Shard]:
+    def runner(job: Job, meter: Meter) -> Generator[Shard, None, None]:
         if not job.todo():
             return
         _connect(address)
-        yield from _shards(job, actors, num_cpus, num_gpus)
+        yield from _shards(job, meter, actors, num_cpus, num_gpus)
 
-    return engine
+    return runner
 
 
 def _connect(address: str | None) -> None:
@@ -186,7 +188,9 @@ def _answers(address: str) -> None:
         ) from error
 
 
-def _shards(job: Job, actors: int | None, num_cpus: float, num_gpus: float) -> Iterator[Shard]:
+def _shards(
+    job: Job, meter: Meter, actors: int | None, num_cpus: float, num_gpus: float
+) -> Iterator[Shard]:
     import ray
 
     context = ray.data.DataContext.get_current()
@@ -231,7 +235,7 @@ def _shards(job: Job, actors: int | None, num_cpus: float, num_gpus: float) -> I
             found = [{name: rows[p].get(name) for name in columns} for p in sorted(rows)]
             if not job.settings.controls:
                 found = [{k: v for k, v in row.items() if k != "controls"} for row in found]
-            job.count(found, shard[0], end["done"])
+            meter.count(found, shard[0], end["done"])
             yield *shard, end["ends"], found
 
 
@@ -315,7 +319,7 @@ def _document_schema() -> "pa.Schema":
 
 
 class _Tester:
-    """The actor of an engine: document rows in, result rows out."""
+    """The actor of `ray_shards`: document rows in, result rows out."""
 
     def __init__(self, watermark: Watermark, settings: ScanSettings, **options: Any) -> None:
         self._scanner = Scanner(watermark, settings, **options)

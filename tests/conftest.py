@@ -1,8 +1,12 @@
 """Shared by all tests: nothing is fetched from a network."""
 
+import io
 import os
+import sys
+from types import SimpleNamespace
 
 import pytest
+from commands import Letters, V
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
@@ -46,3 +50,38 @@ def backend(request):
     from wmcore.kernels.cuda.backend import CudaBackend
 
     return CudaBackend(ShimDevice(**SHIMS[request.param]))
+
+
+@pytest.fixture
+def wm(monkeypatch, capsys, tmp_path):
+    """Runs the command in the test's folder; gives (exit code, output, errors)."""
+    from wmcore.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, stdin=b""):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin)))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as done:
+            main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return done.value.code, out, err
+
+    return run
+
+
+@pytest.fixture
+def letters(monkeypatch):
+    """The tokenizer in place of a real one, whatever its name."""
+    tokenizer = Letters()
+    monkeypatch.setattr("wmcore.models.load_tokenizer", lambda _: tokenizer)
+    return tokenizer
+
+
+@pytest.fixture
+def mark(wm, tmp_path):
+    """A watermark file for the letters."""
+    options = ("--scheme", "exp-edit", "--vocab-size", V, "--key-length", 40)
+    assert wm("keygen", *options, "-o", "mark.json")[0] == 0
+    return tmp_path / "mark.json"

@@ -60,7 +60,7 @@ def test_same_output_and_resume(cluster, tokens_files, local, tmp_path):
     results.close()
     assert len(shard_bytes(out)) == 1
     # What one machine began, the cluster ends.
-    rest = list(scan(tokens_files, MARK, out, engine=ray_shards(actors=2), **OPTIONS))
+    rest = list(scan(tokens_files, MARK, out, runner=ray_shards(actors=2), **OPTIONS))
     assert len(rest) == 800
     assert shard_bytes(out) == local
 
@@ -86,7 +86,7 @@ def test_worker_killed_in_the_middle(cluster, tokens_files, local, tmp_path):
 
     killer = threading.Thread(target=kill)
     killer.start()
-    rows = list(scan(tokens_files, MARK, out, engine=ray_shards(actors=2), **OPTIONS))
+    rows = list(scan(tokens_files, MARK, out, runner=ray_shards(actors=2), **OPTIONS))
     killer.join()
     assert killed
     assert killed[0] < len(local)
@@ -125,4 +125,4 @@ def test_bad_rows_of_a_dataset_are_errors():
 def test_no_cluster_there(tokens_files):
     ray.shutdown()
     with pytest.raises(WatermarkError, match="no Ray cluster answers"):
-        list(scan(tokens_files, MARK, engine=ray_shards(address="127.0.0.1:1"), **OPTIONS))
+        list(scan(tokens_files, MARK, runner=ray_shards(address="127.0.0.1:1"), **OPTIONS))

@@ -191,9 +191,9 @@ def test_bad_settings_are_named():
     with pytest.raises(WatermarkError, match="2 given for 4 texts"):
         new_tokens(llama(VOCAB), PROMPTS, WatermarkConfig(mark, [1, 2]), 2)
     with pytest.raises(WatermarkError, match=r"numpy is version .* at least 99 .*: run this"):
-        require("numpy", "99", "100", "run this")
+        require("numpy", "run this", "99", "100")
     with pytest.raises(WatermarkError, match="package no-such-thing is not installed: run this"):
-        require("no-such-thing", "1", "2", "run this")
+        require("no-such-thing", "run this", "1", "2")
 
 
 def test_the_order_of_processors():

@@ -1,6 +1,5 @@
 """The command: results, exit codes, and one clear line for every mistake."""
 
-import io
 import json
 import os
 import re
@@ -14,77 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from commands import V, one_line, rows
 
-from wmcore import Key, Watermark, cli
-
-V = 128
-
-
-class Letters:
-    """A tokenizer of one ASCII character a token."""
-
-    size = V
-
-    def __len__(self):
-        return self.size
-
-    def encode(self, text, add_special_tokens=False):
-        return [ord(c) % V for c in text]
-
-    def __call__(self, text, add_special_tokens=False, **_):
-        if isinstance(text, str):
-            return {"input_ids": self.encode(text)}
-        return {"input_ids": [self.encode(t) for t in text]}
-
-    def decode(self, tokens, **_):
-        return "".join(map(chr, tokens))
-
-
-@pytest.fixture
-def wm(monkeypatch, capsys, tmp_path):
-    """Runs the command in the test's folder; gives (exit code, output, errors)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments, stdin=b""):
-        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin)))
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as done:
-            cli.main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return done.value.code, out, err
-
-    return run
-
-
-@pytest.fixture
-def letters(monkeypatch):
-    """The tokenizer in place of a real one, whatever its name."""
-    tokenizer = Letters()
-    monkeypatch.setattr("wmcore.models.load_tokenizer", lambda _: tokenizer)
-    return tokenizer
-
-
-@pytest.fixture
-def mark(wm, tmp_path):
-    """A watermark file for the letters."""
-    options = ("--scheme", "exp-edit", "--vocab-size", V, "--key-length", 40)
-    assert wm("keygen", *options, "-o", "mark.json")[0] == 0
-    return tmp_path / "mark.json"
-
-
-def one_line(result, pattern):
-    """The result is exit code 2 and one line that fits the pattern."""
-    code, out, err = result
-    assert code == 2, err
-    assert out == ""
-    assert err.count("\n") == 1, err
-    assert re.search(pattern, err), err
-
-
-def rows(out):
-    return [json.loads(line) for line in out.splitlines()]
-
+from wmcore import Watermark
 
 # keygen
 
@@ -132,77 +63,43 @@ def test_keygen_does_not_print_secrets_or_invent_folders(wm):
     one_line(wm(*options, "no/such/folder.json"), "no/such")
 
 
-# detect
+def test_keygen_does_not_replace_by_race(wm, tmp_path, monkeypatch):
+    """A file that appears between the check and the writing is left alone; so is nothing of a key that failed."""
+    real = Watermark.save
+    options = ("keygen", "--scheme", "exp", "--vocab-size", V, "-o", "new.json")
+
+    def slow(self, path):
+        one_line(wm(*options), r"new\.json: the file exists; choose another or add --force")
+        real(self, path)
+
+    monkeypatch.setattr(Watermark, "save", slow)
+    assert wm(*options)[0] == 0
+    assert Watermark.load("new.json").vocab_size == V
+
+    def failing(self, path):
+        raise OSError(28, "No space left on device", path)
+
+    os.remove("new.json")
+    monkeypatch.setattr(Watermark, "save", failing)
+    one_line(wm(*options), r"new\.json: No space left on device")
+    assert not os.path.exists("new.json")
 
 
-def test_detect_results_for_every_document(wm, mark, letters):
-    lines = [{"tokens": [1, 2, 3] * 9}, {"tokens": []}, {"tokens": [V]}, {"tokens": [5]}]
-    lines += [{"tokens": "x"}, {"tokens": [10**30]}, {"tokens": [-1]}]
-    with open("in.jsonl", "w") as file:
-        file.writelines(json.dumps(line) + "\n" for line in [*lines[:4], *lines[4:]])
-        file.write("not json\n")
-    options = ("detect", "-w", mark, "--tokens-field", "tokens", "--resamples", 99, "--seed", 1)
-    code, out, err = wm(*options, "--json", "in.jsonl")
-    assert code == 0
-    found = rows(out)
-    assert [r["document"] for r in found] == [f"in.jsonl:{i}" for i in range(1, 9)]
-    assert [r["error"] is None for r in found] == [True, False, False, True] + [False] * 4
-    assert all((r["p_value"] is None) == (r["error"] is not None) for r in found)
-    assert 0 < found[0]["p_value"] <= 1
-    assert found[0]["length"] == 27
-    assert "6 of 8 documents could not be tested" in err
-
-    assert wm(*options, "--json", "in.jsonl")[1] == out
-    code, table, _ = wm(*options, "in.jsonl")
-    assert code == 0
-    assert "in.jsonl:8" in table
-    assert "not JSON" in table
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("keygen", "--scheme", "exp", "--vocab-size", 9, "-o", ""),
+        ("generate", "-w", "mark.json", "--prompts", "-", "-o", ""),
+        ("demo", "-o", ""),
+        ("scan", "-w", "mark.json", "in.jsonl", "-o", ""),
+        ("report", "scan", "-o", ""),
+    ],
+)
+def test_an_empty_output_is_refused(wm, arguments):
+    one_line(wm(*arguments), "'-o': it is empty: give a name")
 
 
-def test_detect_text_files_and_standard_input(wm, mark, letters):
-    with open("a.txt", "w") as file:
-        file.write("some text of a file")
-    options = (
-        "detect",
-        "-w",
-        mark,
-        "--tokenizer",
-        "letters",
-        "--resamples",
-        19,
-        "--seed",
-        1,
-        "--json",
-    )
-    code, out, _ = wm(*options, "a.txt", "-", stdin=b"some text of a file")
-    assert code == 0
-    first, second = rows(out)
-    assert (first.pop("document"), second.pop("document")) == ("a.txt", "stdin")
-    assert first == second
-    assert first["length"] == 19
-
-
-def test_detect_uses_all_resamples_only_when_asked(wm):
-    Watermark.create("exp", vocab_size=50, key_length=32, key=Key(bytes(32))).save("fixed.json")
-    with open("in.jsonl", "w") as file:
-        file.write(json.dumps({"tokens": [1, 2, 3, 4, 5, 6]}) + "\n")
-    given = ("detect", "-w", "fixed.json", "--tokens-field", "tokens", "--json", "in.jsonl")
-    options = ("--resamples", 5000, "--seed", 1)
-    for stop_after, method in ((50, "sequential"), (7, "sequential"), (0, "permutation")):
-        code, out, _ = wm(*given, *options, "--stop-after", stop_after)
-        assert code == 0
-        (found,) = rows(out)
-        assert found["method"] == method
-        assert (found["resamples"] == 5000) == (stop_after == 0)
-        if stop_after:
-            assert found["hits"] == stop_after
-            assert found["p_value"] == stop_after / found["resamples"]
-    assert rows(wm(*given, *options)[1])[0]["hits"] == 50
-
-
-def test_detect_says_that_an_input_is_empty(wm, mark):
-    Path("in.jsonl").touch()
-    one_line(wm("detect", "-w", mark, "--tokens-field", "tokens", "in.jsonl"), "no documents")
+# generate
 
 
 def test_generate_does_not_write_over_its_prompts(wm, mark):
@@ -210,110 +107,6 @@ def test_generate_does_not_write_over_its_prompts(wm, mark):
         file.write('{"prompt": "a"}\n')
     one_line(wm("generate", "-w", mark, "--prompts", "p.jsonl", "-o", "./p.jsonl"), "these are the")
     assert Path("p.jsonl").read_text() == '{"prompt": "a"}\n'
-
-
-def test_detect_reports_a_text_shorter_than_the_block(wm):
-    keygen = ("keygen", "--scheme", "exp", "--vocab-size", 9, "--block-length", 4, "-o", "k.json")
-    assert wm(*keygen)[0] == 0
-    with open("in.jsonl", "w") as file:
-        file.write('{"tokens": [1, 2, 3]}\n{"tokens": [1, 2, 3, 4]}\n')
-    code, out, _ = wm("detect", "-w", "k.json", "--tokens-field", "tokens", "--json", "in.jsonl")
-    assert code == 0
-    short, fine = rows(out)
-    assert "block_length 4 exceeds the text's 3 tokens" in short["error"]
-    assert fine["error"] is None
-
-
-def test_detect_text_field(wm, mark, letters):
-    code, out, _ = wm(
-        *("detect", "-w", mark, "--tokenizer", "letters", "--resamples", 9, "--json"),
-        *("--text-field", "body", "-"),
-        stdin=b'{"body": "abc"}\n{"text": "abc"}\n',
-    )
-    assert code == 0
-    assert [r["error"] for r in rows(out)] == [
-        None,
-        "no field 'body' (fields: text): name the right one",
-    ]
-
-
-@pytest.mark.parametrize("raw", [b"\x00\x01", b"\xff\xfe", b"a" * 10_000_000])
-def test_detect_only_unreadable_documents(wm, mark, letters, raw):
-    with open("bad.txt", "wb") as file:
-        file.write(raw)
-    code, out, err = wm("detect", "-w", mark, "--tokenizer", "letters", "--json", "bad.txt")
-    assert code == 2
-    assert rows(out)[0]["error"]
-    assert err == "wmcore: 1 of 1 documents could not be tested\n"
-
-
-def test_detect_mistakes(wm, mark, letters):
-    with open("a.txt", "w") as file:
-        file.write("text")
-    given = ("detect", "--tokenizer", "letters")
-    one_line(wm(*given, "-w", mark, "none.txt"), "none.txt: no such file")
-    one_line(wm(*given, "-w", mark, "."), "a folder")
-    one_line(wm(*given, "-w", "none.json", "a.txt"), "none.json cannot be read.*keygen")
-    one_line(wm(*given, "-w", mark), "Missing argument")
-    one_line(wm("detect", "-w", mark, "a.txt"), "no --tokenizer given")
-    one_line(wm(*given, "-w", mark, "--resamples", 0, "a.txt"), "--resamples")
-    both = ("--text-field", "a", "--tokens-field", "b")
-    one_line(wm(*given, "-w", mark, *both, "a.txt"), "either --text-field or --tokens-field")
-
-
-def test_tokenizer_that_does_not_match(wm, mark, letters):
-    letters.size = V + 1
-    with open("a.txt", "w") as file:
-        file.write("text")
-    one_line(
-        wm("detect", "-w", mark, "--tokenizer", "other", "a.txt"),
-        "the tokenizer has 129 tokens, but the watermark a vocabulary of 128",
-    )
-
-
-def broken(mark, **changes):
-    held = json.loads(mark.read_text()) | changes
-    return json.dumps({k: v for k, v in held.items() if v is not None}).encode()
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda m: b"",
-        lambda m: b"{",
-        lambda m: b"[]",
-        lambda m: b"\x00\xff",
-        lambda m: m.read_bytes()[:-20],
-        lambda m: broken(m, version=0),
-        lambda m: broken(m, version=99),
-        lambda m: broken(m, version=None),
-        lambda m: broken(m, scheme="magic"),
-        lambda m: broken(m, scheme=None),
-        lambda m: broken(m, vocab_size="many"),
-        lambda m: broken(m, vocab_size=-1),
-        lambda m: broken(m, key_length=1.5),
-        lambda m: broken(m, gap="wide"),
-    ],
-)
-def test_broken_watermark_file(wm, mark, letters, damage):
-    secret = re.findall(r"[0-9a-f]{64}", mark.read_text())
-    assert secret
-    mark.write_bytes(damage(mark))
-    result = wm("detect", "-w", mark, "--tokenizer", "letters", "-", stdin=b"text")
-    one_line(result, r"mark\.json")
-    assert not any(s in result[2] for s in secret)
-
-
-def test_watermark_file_that_others_can_read_gives_a_warning(wm, mark, letters):
-    mark.chmod(0o644)
-    options = ("detect", "-w", mark, "--tokenizer", "letters", "--resamples", 9, "--json", "-")
-    code, out, err = wm(*options, stdin=b"some text")
-    assert code == 0
-    assert rows(out)[0]["p_value"] is not None
-    assert re.fullmatch(r"wmcore: warning: [^\n]*mark\.json[^\n]*\n", err)
-
-
-# generate
 
 
 class Made(SimpleNamespace):
@@ -381,7 +174,83 @@ def test_generate_mistakes(wm, mark, writer):
     )
 
 
+def test_generate_reads_prompts_of_every_kind(wm, mark, writer):
+    rows_of = [{"prompt": "abc"}, {"prompt": "\ud800", "\udcff": 1}, {"prompt": "de"}]
+    given = ("generate", "-w", mark, "--max-new-tokens", 7, "--prompts")
+    for name, raw in (
+        ("p.json", json.dumps(rows_of)),
+        ("p.txt", "\n".join(map(json.dumps, rows_of))),
+        ("prompts", json.dumps(rows_of, indent=1)),
+    ):
+        Path(name).write_text(raw)
+        code, out, err = wm(*given, name)
+        assert code == 0
+        found = {r["index"]: r.get("text") for r in rows(out)}
+        assert found == {0: "cba", 1: None, 2: "ed"}
+        assert "half of a surrogate pair" in err
+    one_line(wm(*given, "prompts.csv"), r"prompts\.csv: \.csv is not read")
+
+
 # everywhere
+
+
+def test_a_fault_of_our_own_is_one_line(wm, mark, monkeypatch):
+    from wmcore.detect import Detector
+
+    Path("in.jsonl").write_text('{"tokens": [1, 2]}')
+    options = ("detect", "-w", mark, "--tokens-field", "tokens", "in.jsonl")
+    for error in (
+        RuntimeError("a\nb \x1b[31m"),
+        EOFError("end"),
+        RecursionError("x"),
+    ):
+        monkeypatch.setattr(Detector, "detect", raising(error))
+        code, out, err = wm(*options)
+        assert (code, out) == (1, "")
+        line = err.strip()
+        assert line.isprintable()
+        assert re.search(
+            rf"{type(error).__name__} at test_cli\.py:\d+, called from \w+\.py:\d+", line
+        )
+        assert "please report this line and the command" in line
+
+
+def raising(error):
+    def function(*_, **__):
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("shell", "code", "message"),
+    [
+        ("wm - <&-", 2, "standard input is closed"),
+        ("wm in.jsonl >&-", 2, "standard output is closed"),
+        ("wm --json in.jsonl >&-", 2, "standard output is closed"),
+        ("wm in.jsonl 2>&-", 0, ""),
+        ("wm in.jsonl > /dev/full", 2, "No space left"),
+        ("wm --json in.jsonl > /dev/full", 2, "No space left"),
+        ("PYTHONIOENCODING=ascii wm in.jsonl", 0, ""),
+        ("PYTHONIOENCODING=latin1 wm --json in.jsonl", 0, ""),
+    ],
+)
+def test_streams_that_are_closed_full_or_ascii(mark, tmp_path, shell, code, message):
+    (tmp_path / "in.jsonl").write_text('{"tokens": [1, 2]}\n{"\u2264": 1}\n')
+    command = f"{sys.executable} -m wmcore detect -w {mark} --tokens-field tokens --resamples 9"
+    done = subprocess.run(
+        shell.replace("wm ", command + " ", 1),
+        shell=True,
+        executable="/bin/bash",
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert message in done.stderr
 
 
 def test_help_has_examples(wm):
@@ -419,7 +288,7 @@ INTERRUPTED = """
     ]:
         sys.modules[name] = types.ModuleType(name)
         vars(sys.modules[name]).update(content)
-    from wmcore.cli import main
+    from wmcore.cli.main import main
     main(sys.argv[1:])
 """
 

@@ -10,7 +10,7 @@ import pytest
 import typer
 
 import wmcore
-from wmcore import cli
+from wmcore.cli.main import app
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -26,7 +26,7 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_commands_and_options_exist(page):
-    commands = typer.main.get_command(cli.app).commands
+    commands = typer.main.get_command(app).commands
     text = page.read_text(encoding="utf-8")
     for name, rest in re.findall(r"^ *wmcore (\w+)(.*)", text, flags=re.MULTILINE):
         known = {option for parameter in commands[name].params for option in parameter.opts}

@@ -18,9 +18,11 @@ from wmcore import WatermarkError
 pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402
 
+from wmcore.records import Document  # noqa: E402
 from wmcore.scan import ScanSettings, scan  # noqa: E402
-from wmcore.scan.documents import Batch, Document  # noqa: E402
-from wmcore.scan.store import read_manifest, read_shard, shards  # noqa: E402
+from wmcore.scan.batch import Batch  # noqa: E402
+from wmcore.scan.manifest import read_manifest  # noqa: E402
+from wmcore.scan.store import read_shard, shards  # noqa: E402
 from wmcore.scan.worker import Scanner  # noqa: E402
 
 MARK = watermark()
@@ -76,9 +78,9 @@ def test_long_documents_show_the_best_window(whole):
 
 
 def test_results_do_not_depend_on_batches_and_threads(tokens_file, whole, monkeypatch):
-    from wmcore.scan import readers
+    from wmcore.scan import sources
 
-    monkeypatch.setattr(readers, "BATCH_DOCUMENTS", 7)
+    monkeypatch.setattr(sources, "BATCH_DOCUMENTS", 7)
     again = list(scan(tokens_file, MARK, threads=1, **OPTIONS))
     assert again == whole[0]
 

@@ -13,8 +13,9 @@ from wmcore import Detector, Key, Watermark
 
 pytest.importorskip("pyarrow")
 
+from wmcore.records import Document
 from wmcore.scan import ScanSettings
-from wmcore.scan.documents import Batch, Document
+from wmcore.scan.batch import Batch
 from wmcore.scan.fdr import PValues, false_bound
 from wmcore.scan.windows import starts
 from wmcore.scan.worker import Scanner

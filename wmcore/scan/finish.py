@@ -40,7 +40,7 @@ def finish(store: Store, settings: ScanSettings) -> dict[str, Any]:
         "errors": errors,
         "level": LEVEL,
         "hits": seen.below(threshold) if threshold else 0,
-        "hits_by": _hits(seen, "by"),
+        "hits_by": _called(seen, "by"),
         "threshold": threshold,
         "expected_by_chance": seen.total * threshold,
         "at_most_0.05": seen.below(0.05),
@@ -67,7 +67,8 @@ def resolution_note(summary: dict[str, Any], settings: ScanSettings) -> str | No
     )
 
 
-def _hits(seen: PValues, method: str) -> int:
+def _called(seen: PValues, method: str) -> int:
+    """How many documents are called with these q-values."""
     called = seen.q_values(method) <= LEVEL
     return seen.below(float(seen.p[called][-1])) if called.any() else 0
 

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from wmcore.errors import WatermarkError
-from wmcore.scan.store import read_manifest, read_shard, shards
+from wmcore.pages import fill
+from wmcore.scan.manifest import read_manifest
+from wmcore.scan.store import read_shard, shards
 
 BINS = 20
 _COLUMNS = [
@@ -72,8 +74,6 @@ def render(folder: str | os.PathLike, *, hits: int = 200) -> str:
     -----
     Memory: one shard and the listed documents.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     manifest = read_manifest(folder)
     if manifest["summary"] is None:
         raise WatermarkError(
@@ -99,14 +99,8 @@ def render(folder: str | os.PathLike, *, hits: int = 200) -> str:
             bad = table["error"].is_valid().to_numpy()
             for i in np.flatnonzero(bad)[: 50 - len(errors)].tolist():
                 errors.append((table["id"][i].as_py(), table["error"][i].as_py()))
-    environment = Environment(
-        loader=PackageLoader("wmcore"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("scan.html").render(
+    return fill(
+        "scan.html",
         manifest=manifest,
         summary=manifest["summary"],
         bars=_linear(uniform),

@@ -1,13 +1,30 @@
 """`ScanSettings`: everything but the watermark and the inputs on which a result of a scan depends."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wmcore.errors import WatermarkError
-from wmcore.plan import Plan
+from wmcore.records import MAX_BYTES, Reading
+
+if TYPE_CHECKING:
+    from wmcore.plan import Plan
 
 FIRST_PASSES = ("resamples", "calibrated")
 FDR_METHODS = ("bh", "by")
+
+_MOST = 2**31 - 1
+_LEAST = {
+    "window": 1,
+    "stride": 1,
+    "resamples": 1,
+    "stop_after": 1,
+    "first_resamples": 1,
+    "first_stop": 1,
+    "controls": 0,
+    "shard_size": 1,
+    "max_bytes": 1,
+}
+"""The whole numbers among the settings, and their least values."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +37,8 @@ class ScanSettings:
         Where a record has its text, its id (default: file and line) and, instead of a text, its token ids.
     tokenizer : str or None
         Name of the tokenizer; not needed with a tokens_field.
+    scheme, gap, block_length : optional
+        How to test, where not as the watermark says: see `Watermark.tested_as`.
     window, stride : int
         Documents of more tokens than window are tested in windows of that many, which start every stride tokens;
         the last one ends with the document.
@@ -48,6 +67,9 @@ class ScanSettings:
     id_field: str | None = None
     tokens_field: str | None = None
     tokenizer: str | None = None
+    scheme: str | None = None
+    gap: float | None = None
+    block_length: int | None = None
     window: int = 256
     stride: int = 128
     resamples: int = 19_999
@@ -58,23 +80,17 @@ class ScanSettings:
     controls: int = 0
     fdr: str = "bh"
     shard_size: int = 8192
-    max_bytes: int = 4_000_000
+    max_bytes: int = MAX_BYTES
     excerpts: bool = True
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for name in (
-            "window",
-            "stride",
-            "resamples",
-            "stop_after",
-            "first_resamples",
-            "first_stop",
-            "shard_size",
-            "max_bytes",
-        ):
-            _whole(name, getattr(self, name), 1)
-        _whole("controls", self.controls, 0)
+        from wmcore.checks import whole_number  # here: the command reads the defaults without NumPy
+
+        for name, least in _LEAST.items():
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least, _MOST))
+        if self.seed is not None:
+            object.__setattr__(self, "seed", whole_number("seed", self.seed, -(2**128), 2**128))
         if self.stride > self.window:
             raise WatermarkError(
                 f"stride is {self.stride}, more than the window of {self.window} tokens, so that text would be "
@@ -96,14 +112,21 @@ class ScanSettings:
             )
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> "Plan":
         """How p is found."""
+        from wmcore.plan import Plan
+
         return Plan(
             resamples=self.resamples,
             stop_after=self.stop_after,
             first_resamples=self.first_resamples,
             first_stop=self.first_stop,
         )
+
+    @property
+    def reading(self) -> Reading:
+        """How records are read."""
+        return Reading(self.text_field, self.id_field, self.tokens_field, self.max_bytes)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-ready."""
@@ -116,8 +139,3 @@ class ScanSettings:
             if mine != theirs:
                 return f"{f.name} was {theirs!r} and is now {mine!r}"
         return None
-
-
-def _whole(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise WatermarkError(f"{name} is {value!r}, but must be a whole number of at least {least}")

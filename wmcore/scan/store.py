@@ -4,22 +4,26 @@
 The names alone tell what is done, so that a scan can go on after it was killed at any moment.
 """
 
+import errno
 import fcntl
-import json
 import os
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from wmcore._version import __version__
 from wmcore.errors import WatermarkError
+from wmcore.scan.manifest import FORMAT, MANIFEST, VERSION, read_manifest, to_bytes
 from wmcore.scan.settings import ScanSettings
+from wmcore.watermark import Watermark
 
-FORMAT, VERSION = "wmcore.scan", 1
-MANIFEST, LOCK = "manifest.json", ".lock"
-_SHARD = re.compile(r"part-(\d{5})-(\d{9})(-end)?\.parquet")
+LOCK = ".lock"
+_SHARD = re.compile(r"part-(\d{5,})-(\d{9,})(-end)?\.parquet")
 _TEMPORARY = ".writing-"
+_LACKING = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+"""What file systems answer that have no locks, or cannot sync a file or a folder."""
 
 
 def schema() -> Any:
@@ -50,12 +54,17 @@ def schema() -> Any:
 
 
 class Store:
-    """The output folder of one scan, locked while it is open (a context manager).
+    """The output folder of one scan, locked until it is closed.
 
     Parameters
     ----------
     path : str or path
         Made if it is missing.
+
+    Attributes
+    ----------
+    manifest : dict
+        As it is on the disk, once `begin` was called.
 
     Raises
     ------
@@ -64,7 +73,11 @@ class Store:
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
+        if not os.fspath(path):
+            raise WatermarkError("output is an empty name: give a folder")
         self.path = Path(path)
+        self.manifest: dict[str, Any] = {}
+        self._warned = False
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -73,50 +86,58 @@ class Store:
                 f"output {self.path} cannot be written ({error.strerror}): choose another folder"
             ) from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            self._if_supported(lambda: fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB))
+            for left in self.path.glob(f"{_TEMPORARY}*"):
+                left.unlink(missing_ok=True)
+        except OSError as error:
             os.close(self._lock)
-            raise WatermarkError(
-                f"output {self.path}: another scan is writing there: wait for it, or choose another folder"
-            ) from None
-        for left in self.path.glob(f"{_TEMPORARY}*"):
-            left.unlink(missing_ok=True)
+            if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+                what = "another scan is writing there: wait for it, or choose another folder"
+            else:
+                what = f"it cannot be locked or tidied ({error.strerror}): choose another folder"
+            raise WatermarkError(f"output {self.path}: {what}") from None
 
-    def __enter__(self) -> "Store":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Give the lock back."""
         os.close(self._lock)
 
     def begin(
-        self, watermark: dict[str, Any], inputs: list[dict[str, Any]], settings: ScanSettings
-    ) -> dict[str, Any]:
-        """The manifest: a new one, or the one that is there if it is of this very scan.
+        self, watermark: Watermark, inputs: list[dict[str, Any]], settings: ScanSettings
+    ) -> None:
+        """Write a new manifest, or take the one that is there if it is of this very scan.
 
         Raises
         ------
         WatermarkError
             If the watermark, an input or a setting is not the one that the output was begun with.
         """
+        test = watermark.tested_as(settings.scheme, settings.gap, settings.block_length)
+        mark = {
+            "fingerprint": watermark.fingerprint,
+            "scheme": test.scheme.name,
+            "vocab_size": watermark.vocab_size,
+            "key_length": watermark.key_length,
+            "block_length": test.block_length,
+            "gap": test.gap,
+        }
         if not (self.path / MANIFEST).exists():
             if any(self.shards()):
                 raise WatermarkError(
                     f"output {self.path} holds shards but no {MANIFEST}: restore it, or choose another folder"
                 )
-            manifest: dict[str, Any] = {
-                "format": FORMAT,
-                "version": VERSION,
-                "wmcore": __version__,
-                "watermark": watermark,
-                "inputs": inputs,
-                "settings": settings.to_dict(),
-                "seconds": 0.0,
-                "summary": None,
-            }
-            self.save(manifest)
-            return manifest
-        manifest = read_manifest(self.path)
-        for name, value in watermark.items():
+            self.save(
+                format=FORMAT,
+                version=VERSION,
+                wmcore=__version__,
+                watermark=mark,
+                inputs=inputs,
+                settings=settings.to_dict(),
+                seconds=0.0,
+                summary=None,
+            )
+            return
+        manifest = self.manifest = read_manifest(self.path)
+        for name, value in mark.items():
             if manifest["watermark"].get(name) != value:
                 self._refuse(
                     f"watermark: {name} was {manifest['watermark'].get(name)!r} and is now {value!r}"
@@ -133,7 +154,21 @@ class Store:
         changed = settings.difference(manifest["settings"])
         if changed is not None:
             self._refuse(f"settings: {changed[:300]}")
-        return manifest
+
+    def _if_supported(self, action: Callable[[], object]) -> None:
+        """Do it; where the file system cannot, warn once and go on without."""
+        try:
+            action()
+        except OSError as error:
+            if error.errno not in _LACKING:
+                raise
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"output {self.path}: its file system cannot lock or sync ({error.strerror}): start no second "
+                    "scan there, and start this one again after a power failure",
+                    stacklevel=2,
+                )
 
     def _refuse(self, what: str) -> None:
         raise WatermarkError(
@@ -141,14 +176,11 @@ class Store:
             "go on with what it was begun with, or choose another folder"
         )
 
-    def save(self, manifest: dict[str, Any]) -> None:
-        """Replace the manifest, whole or not at all."""
-        data = (json.dumps(manifest, indent=2) + "\n").encode()
-
-        def write(path: Path) -> None:
-            path.write_bytes(data)
-
-        self.replace(MANIFEST, write)
+    def save(self, **changes: Any) -> None:
+        """Change fields of the manifest, on the disk whole or not at all."""
+        manifest = {**self.manifest, **changes}
+        self.replace(MANIFEST, lambda path: path.write_bytes(to_bytes(manifest)))
+        self.manifest = manifest
 
     def shards(self) -> Iterator[tuple[int, int, bool, Path]]:
         """(input, shard, whether it is the input's last, path) of each shard that is there, in order."""
@@ -179,22 +211,14 @@ class Store:
 
         self.replace(name, lambda path: pq.write_table(table, path, compression="zstd"))
 
-    def replace(self, name: str, write: Any) -> None:
+    def replace(self, name: str, write: Callable[[Path], object]) -> None:
         """Write beside its place, sync, then move there, and sync the folder."""
         temporary = self.path / f"{_TEMPORARY}{os.getpid()}-{name}"
         try:
             write(temporary)
-            handle = os.open(temporary, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            self._if_supported(lambda: _sync(temporary))
             os.replace(temporary, self.path / name)
-            folder = os.open(self.path, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            self._if_supported(lambda: _sync(self.path))
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise WatermarkError(
@@ -206,46 +230,39 @@ class Store:
             raise
 
 
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def shards(path: Path) -> Iterator[tuple[int, int, bool, Path]]:
     """(input, shard, whether it is the input's last, path) of each shard in an output folder, in order."""
-    for file in sorted(path.glob("part-*.parquet")):
+    found = []
+    for file in path.glob("part-*.parquet"):
         match = _SHARD.fullmatch(file.name)
         if match:
-            yield int(match[1]), int(match[2]), match[3] is not None, file
+            found.append((int(match[1]), int(match[2]), match[3] is not None, file))
+    yield from sorted(found)
 
 
 def read_shard(path: Path, columns: list[str] | None = None) -> Any:
-    """A shard as a pyarrow table; WatermarkError if it is damaged."""
+    """A shard, or columns of it, as a pyarrow table; WatermarkError if it is damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, columns=columns, partitioning=None)
+        table = pq.read_table(path, columns=columns, partitioning=None)
+        reason = "other columns than those of a shard"
+        expected = schema()
+        names = columns or expected.names
+        known = all(f.name in names and f.type == expected.field(f.name).type for f in table.schema)
+        if known and len(table.schema) == len(names):
+            return table
     except (OSError, pa.ArrowException) as error:
-        raise WatermarkError(
-            f"shard {path} is damaged ({' '.join(str(error).split())[:120]}): delete it and run the same scan again, "
-            "which makes just that one anew"
-        ) from error
-
-
-def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
-    """The manifest of an output folder; WatermarkError if there is none, or of another version."""
-    file = Path(path) / MANIFEST
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise WatermarkError(
-            f"{path} is not the output of a scan (it has no {MANIFEST}): give the folder of 'wmcore scan -o'"
-        ) from None
-    except (OSError, ValueError):
-        manifest = None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise WatermarkError(
-            f"{file} is damaged or not of a scan: restore it, or scan into another folder"
-        )
-    if manifest.get("version") != VERSION:
-        raise WatermarkError(
-            f"{file} has version {manifest.get('version')!r}, but this wmcore reads {VERSION}: "
-            "use the wmcore that wrote it"
-        )
-    return manifest
+        reason = " ".join(str(error).split())[:120]
+    raise WatermarkError(
+        f"shard {path} is damaged ({reason}): delete it and run the same scan again, which makes just that one anew"
+    )

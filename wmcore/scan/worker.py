@@ -11,7 +11,8 @@ from wmcore.calibration import Calibration
 from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
 from wmcore.plan import Columns, run
-from wmcore.scan.documents import Batch, Document
+from wmcore.records import Document
+from wmcore.scan.batch import Batch
 from wmcore.scan.settings import ScanSettings
 from wmcore.scan.windows import Encoder, characters, check_window, starts
 from wmcore.significance import derived_seed
@@ -20,7 +21,7 @@ from wmcore.watermark import Watermark
 
 EXCERPT_BELOW = 1e-3
 _BEFORE = 200  # characters of an excerpt before and after the span
-_LONGEST = 3000  # of the whole of it
+_LONGEST = 3000  # characters of an excerpt
 _WINDOWS = 16_384  # windows tested at a time
 Encoded = list[tuple[np.ndarray, Any] | None]
 
@@ -56,7 +57,15 @@ class Scanner:
         if tokenizer is None and settings.tokens_field is None:
             tokenizer = settings.tokenizer
         self.settings = settings
-        self.detector = Detector(watermark, backend=backend, threads=threads, tokenizer=tokenizer)
+        self.detector = Detector(
+            watermark,
+            scheme=settings.scheme,
+            gap=settings.gap,
+            block_length=settings.block_length,
+            backend=backend,
+            threads=threads,
+            tokenizer=tokenizer,
+        )
         check_window(self.detector.engine, settings.window)
         self.calibration = calibration
         self._encoder = (
@@ -74,14 +83,15 @@ class Scanner:
             )
         spans = self.detector.engine.block_length is not None
         coded = iter(self._encoder.encode(given, spans) if self._encoder and given else ())
-        return [
-            None
-            if d.error is not None
-            else next(coded)
-            if d.text is not None
-            else (d.tokens if d.tokens is not None else np.empty(0, np.int64), None)
-            for d in documents
-        ]
+        encoded: Encoded = []
+        for d in documents:
+            if d.error is not None:
+                encoded.append(None)
+            elif d.text is not None:
+                encoded.append(next(coded))
+            else:
+                encoded.append((np.empty(0, np.int64) if d.tokens is None else d.tokens, None))
+        return encoded
 
     def rows(self, batch: Batch, encoded: Encoded | None = None) -> list[dict[str, Any]]:
         """A row for each document of a batch, in order: see `store.SCHEMA`.

@@ -1,92 +1,112 @@
-"""The commands ``wmcore scan`` and ``wmcore report``, which `wmcore.cli` takes in."""
+"""``wmcore scan`` and ``wmcore report``."""
 
-import json
-import sys
 import time
-from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wmcore.cli.console import (
+    MOST,
+    TestBlock,
+    TestGap,
+    TestScheme,
+    TokenizerName,
+    WatermarkFile,
+    example,
+    note,
+    open_output,
+    output_option,
+    say,
+    write_record,
+)
 from wmcore.errors import WatermarkError
+from wmcore.progress import progress_bar
+from wmcore.records import printable
+from wmcore.scan.settings import ScanSettings
 
 if TYPE_CHECKING:
     from wmcore.scan import Progress
 
 LOG_EVERY = 1.0  # seconds between two lines of --json
+NAMED_ERRORS = 10  # documents that could not be tested and are named
 
-
-def register(app: typer.Typer, example: Callable[..., str]) -> None:
-    """Add the commands to the application."""
-    app.command(
-        epilog=example(
-            "wmcore scan corpus/ -w watermark.json -o scan/",
-            "wmcore scan s3://bucket/part-*.parquet -w watermark.json -o scan/ --id-field url",
-            "wmcore scan tokens.jsonl.zst -w watermark.json -o scan/ --tokens-field tokens",
-        )
-    )(scan)
-    app.command(epilog=example("wmcore report scan/", "wmcore report scan/ -o page.html"))(report)
+SCAN_EXAMPLES = example(
+    "wmcore scan corpus/ -w watermark.json -o scan/",
+    "wmcore scan s3://bucket/part-*.parquet -w watermark.json -o scan/ --id-field url",
+    "wmcore scan tokens.jsonl.zst -w watermark.json -o scan/ --tokens-field tokens",
+)
+REPORT_EXAMPLES = example("wmcore report scan/", "wmcore report scan/ -o page.html")
 
 
 def scan(
+    context: typer.Context,
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="JSON Lines (plain, .gz, .zst), Parquet or text files, folders of them, or fsspec URLs."
+            help="JSON Lines or .json (plain, .gz, .zst), Parquet or text files, folders of them, or fsspec URLs."
         ),
     ],
-    watermark: Annotated[
-        str,
-        typer.Option("--watermark", "-w", metavar="FILE", help="Watermark file made by keygen."),
-    ],
+    watermark: WatermarkFile,
     output: Annotated[
-        str,
-        typer.Option(
-            "--output", "-o", metavar="FOLDER", help="For results. Run again to go on after a stop."
-        ),
+        str, output_option("For results. Run again to go on after a stop.", "FOLDER")
     ],
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(help="smollm2, or a transformers name or path. Default: the watermark's own."),
-    ] = None,
-    text_field: Annotated[str, typer.Option(help="Field or column with the text.")] = "text",
+    tokenizer: TokenizerName = ScanSettings.tokenizer,
+    scheme: TestScheme = ScanSettings.scheme,
+    gap: TestGap = ScanSettings.gap,
+    block_length: TestBlock = ScanSettings.block_length,
+    text_field: Annotated[
+        str, typer.Option(help="Field or column with the text.")
+    ] = ScanSettings.text_field,
     id_field: Annotated[
         str | None,
         typer.Option(help="Field or column with a document's id. Default: file and line."),
-    ] = None,
+    ] = ScanSettings.id_field,
     tokens_field: Annotated[
         str | None, typer.Option(help="Field or column with token ids, instead of text.")
-    ] = None,
+    ] = ScanSettings.tokens_field,
     window: Annotated[
         int, typer.Option(help="Longer documents are tested in windows, in tokens.")
-    ] = 256,
-    stride: Annotated[int, typer.Option(help="From one window to the next, in tokens.")] = 128,
-    resamples: Annotated[int, typer.Option(help="Keys to compare with in the full test.")] = 19_999,
+    ] = ScanSettings.window,
+    stride: Annotated[
+        int, typer.Option(help="From one window to the next, in tokens.")
+    ] = ScanSettings.stride,
+    resamples: Annotated[
+        int, typer.Option(help="Keys to compare with in the full test.")
+    ] = ScanSettings.resamples,
     stop_after: Annotated[
         int, typer.Option(help="End the full test of a document once so many of them fit as well.")
-    ] = 3,
+    ] = ScanSettings.stop_after,
     first: Annotated[
         str,
         typer.Option(help="First pass: 'resamples' (exact) or 'calibrated' (faster with edits)."),
-    ] = "resamples",
+    ] = ScanSettings.first,
     first_resamples: Annotated[
         int, typer.Option(help="Keys to compare with in the first pass.")
-    ] = 31,
+    ] = ScanSettings.first_resamples,
     controls: Annotated[
         int,
         typer.Option(help="Control keys to run over the same documents, for an empirical null."),
-    ] = 0,
+    ] = ScanSettings.controls,
     fdr: Annotated[
         str, typer.Option(help="q-values: bh (Benjamini-Hochberg) or by (any dependence).")
-    ] = "bh",
-    shard_size: Annotated[int, typer.Option(help="Records in a file of results.")] = 8192,
-    max_bytes: Annotated[int, typer.Option(help="Longest line or text that is read.")] = 4_000_000,
+    ] = ScanSettings.fdr,
+    shard_size: Annotated[
+        int, typer.Option(help="Records in a file of results.")
+    ] = ScanSettings.shard_size,
+    max_bytes: Annotated[
+        int, typer.Option(help="Longest line or text that is read.")
+    ] = ScanSettings.max_bytes,
     excerpts: Annotated[
         bool, typer.Option(help="Keep the passage of documents with p <= 0.001 for the report.")
-    ] = True,
-    seed: Annotated[int | None, typer.Option(help="Makes the p-values repeatable.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Default: the cores there are.")] = None,
+    ] = ScanSettings.excerpts,
+    seed: Annotated[
+        int | None, typer.Option(help="Makes the p-values repeatable.")
+    ] = ScanSettings.seed,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Default: the cores there are.")
+    ] = None,
     backend: Annotated[str, typer.Option(help="What tests: auto or a named one.")] = "auto",
     engine: Annotated[str, typer.Option(help="local, or ray for more than one machine.")] = "local",
     address: Annotated[
@@ -94,9 +114,12 @@ def scan(
         typer.Option(help="Of a Ray cluster. Default: the one there is, or a local one."),
     ] = None,
     actors: Annotated[
-        int | None, typer.Option(help="Ray: workers that test. Default: one for every two CPUs.")
+        int | None,
+        typer.Option(
+            min=1, max=MOST, help="Ray: workers that test. Default: one for every two CPUs."
+        ),
     ] = None,
-    gpus: Annotated[float, typer.Option(help="Ray: GPUs of each worker.")] = 0.0,
+    gpus: Annotated[float, typer.Option(min=0, max=1024, help="Ray: GPUs of each worker.")] = 0.0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Progress and summary as JSON lines on standard output.")
     ] = False,
@@ -106,37 +129,25 @@ def scan(
     Stopped at any moment, the same command goes on where it stopped.
     """
     _need("pyarrow", "fsspec", "scipy")
-    from wmcore.scan import ScanSettings, local_shards
+    from wmcore.scan import local_shards
     from wmcore.scan import scan as run
     from wmcore.scan.finish import resolution_note
-    from wmcore.scan.store import read_manifest
+    from wmcore.scan.manifest import read_manifest
     from wmcore.watermark import Watermark
 
     mark = Watermark.load(watermark)
+    given = context.params
     settings = ScanSettings(
-        text_field=text_field,
-        id_field=id_field,
-        tokens_field=tokens_field,
-        window=window,
-        stride=stride,
-        resamples=resamples,
-        stop_after=stop_after,
-        first=first,
-        first_resamples=first_resamples,
-        controls=controls,
-        fdr=fdr,
-        shard_size=shard_size,
-        max_bytes=max_bytes,
-        excerpts=excerpts,
-        seed=seed,
+        **{f.name: given[f.name] for f in fields(ScanSettings) if f.name in given}
     )
+    runner: Any
     if engine == "local":
-        made: Any = local_shards
+        runner = local_shards
     elif engine == "ray":
         _need("ray")
         from wmcore.bindings.ray import ray_shards
 
-        made = ray_shards(address=address, actors=actors, num_gpus=gpus)
+        runner = ray_shards(address=address, actors=actors, num_gpus=gpus)
     else:
         raise WatermarkError(f"--engine {engine}: unknown; use local or ray")
     with _Reporter(as_json) as reporter:
@@ -144,19 +155,18 @@ def scan(
             _expanded(inputs),
             mark,
             output,
-            tokenizer=tokenizer,
             settings=settings,
             backend=backend,
             threads=threads,
-            engine=made,
+            runner=runner,
             on_progress=reporter.show,
         )
         try:
             shown = 0
             for row in results:
-                if row["error"] is not None and shown < 10:
+                if row["error"] is not None and shown < NAMED_ERRORS:
                     shown += 1
-                    reporter.note(f"{row['id']}: {row['error']}")
+                    reporter.note(f"{row['id'][:300]}: {row['error']}")
         except KeyboardInterrupt:
             reporter.note("stopped; run the same command to go on where it stopped")
             raise
@@ -164,69 +174,72 @@ def scan(
     summary = manifest["summary"]
     hint = resolution_note(summary, settings)
     if as_json:
-        _line({"event": "done", **summary, "seconds": round(manifest["seconds"], 3), "note": hint})
+        seconds = round(manifest["seconds"], 3)
+        _line({"event": "done", **summary, "seconds": seconds, "note": hint})
     else:
-        for text in _summary(summary, fdr, output):
-            typer.echo(text)
+        for text in _summary(summary, settings.fdr, output):
+            say(printable(text))
         if hint is not None:
-            _note(hint)
+            note(hint)
+    if not summary["tested"]:
+        what = (
+            "none could be tested"
+            if summary["documents"]
+            else "no documents; give inputs with some"
+        )
+        note(f"{', '.join(inputs)}: {what}")
+        raise typer.Exit(2)
 
 
 def report(
     folder: Annotated[Path, typer.Argument(help="Output folder of a finished scan.")],
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="HTML page. Default: report.html in the folder."
-        ),
+        str | None, output_option("HTML page. Default: report.html in the folder.")
     ] = None,
-    hits: Annotated[int, typer.Option(min=1, help="Documents listed, the least p first.")] = 200,
+    hits: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Documents listed, the least p first.")
+    ] = 200,
 ) -> None:
     """Show a scan as one HTML page: p-values against chance, hits with their passages, settings."""
     _need("pyarrow")
     from wmcore.scan.page import render
 
     page = render(folder, hits=hits)
-    target = output or folder / "report.html"
+    target = Path(output) if output else folder / "report.html"
     try:
         target.write_text(page, encoding="utf-8")
     except OSError as error:
         raise WatermarkError(f"--output {target}: {error.strerror}; choose another file") from error
-    _note(f"{target}: open it in a browser")
+    note(f"{target}: open it in a browser")
 
 
 class _Reporter:
     """A line that moves on a terminal, or JSON lines."""
 
     def __init__(self, as_json: bool) -> None:
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+
         self._as_json = as_json
-        self._bar: Any = None
         self._last = 0.0
+        self._bar = progress_bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            wanted=not as_json,
+        )
+        self._task = self._bar.add_task("starting", total=1.0)
 
     def __enter__(self) -> "_Reporter":
-        if not self._as_json and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.percentage:>3.0f} %"),
-                TimeElapsedColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            self._bar.start()
-            self._task = self._bar.add_task("starting", total=1.0)
+        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.stop()
 
     def show(self, progress: "Progress") -> None:
         """Take note of progress."""
-        if self._bar is not None:
+        if not self._as_json:
             left = "" if progress.left is None else f", {_duration(progress.left)} left"
             self._bar.update(
                 self._task,
@@ -234,9 +247,7 @@ class _Reporter:
                 description=f"{progress.documents:,} documents, {progress.rate:,.0f}/s, "
                 f"{progress.notable:,} with p \N{LESS-THAN OR EQUAL TO} 0.001{left}",
             )
-        elif self._as_json and (
-            time.monotonic() - self._last >= LOG_EVERY or progress.share == 1.0
-        ):
+        elif time.monotonic() - self._last >= LOG_EVERY or progress.share == 1.0:
             self._last = time.monotonic()
             _line(
                 {
@@ -253,10 +264,10 @@ class _Reporter:
 
     def note(self, message: str) -> None:
         """One line on standard error, above the bar."""
-        if self._bar is not None:
-            self._bar.console.print(f"wmcore: {message}", markup=False, highlight=False)
+        if self._bar.disable:
+            note(message)
         else:
-            _note(message)
+            self._bar.console.print(f"wmcore: {printable(message)}", markup=False, highlight=False)
 
 
 def _summary(summary: dict[str, Any], fdr: str, output: str) -> list[str]:
@@ -305,20 +316,13 @@ def _duration(seconds: float) -> str:
 
 def _need(*packages: str) -> None:
     """WatermarkError that names the extra, if a package is missing."""
-    from importlib.util import find_spec
+    from wmcore.checks import require
 
     for package in packages:
-        if find_spec(package) is None:
-            extra = "ray" if package == "ray" else "scan"
-            raise WatermarkError(
-                f"package {package} is not installed: run pip install 'wmcore[{extra}]'"
-            )
+        extra = "ray" if package == "ray" else "scan"
+        require(package, f"run pip install 'wmcore[{extra}]'")
 
 
 def _line(record: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(record) + "\n")
-    sys.stdout.flush()
-
-
-def _note(message: str) -> None:
-    typer.echo(f"wmcore: {message}", err=True)
+    with open_output("-") as out:
+        write_record(out, record)

@@ -1,32 +1,14 @@
-"""What a reader yields: one `Document` for each record, in `Batch`es that never cross a shard."""
+"""What a source yields: documents in `Batch`es that never cross a shard."""
 
 from dataclasses import dataclass, field
 
-import numpy as np
+from wmcore.records import Document
 
 BATCH_DOCUMENTS = 8192
 """Documents tested at a time, which share their resampled keys; no result depends on it."""
 
 BATCH_BYTES = 16_000_000
 """A batch also ends once its texts have this many characters, so that memory stays flat."""
-
-
-@dataclass(slots=True)
-class Document:
-    """One record of an input: its position there, its id, and a text, token ids (int64 [m]) or an error."""
-
-    position: int
-    id: str
-    text: str | None = None
-    tokens: np.ndarray | None = None
-    error: str | None = None
-
-    @property
-    def size(self) -> int:
-        """Roughly how much memory it takes: characters, or tokens times eight."""
-        if self.text is not None:
-            return len(self.text)
-        return 0 if self.tokens is None else 8 * len(self.tokens)
 
 
 @dataclass(slots=True)

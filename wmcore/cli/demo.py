@@ -1,4 +1,4 @@
-"""What ``wmcore demo`` does: write texts with a watermark, damage them, find the watermark."""
+"""``wmcore demo``: write texts with a watermark, damage them, find the watermark."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, TextIO
 
-from wmcore import report
 from wmcore.attacks import damage
+from wmcore.cli import token_page
+from wmcore.cli.console import show_table, table_console
 from wmcore.detect import Detection, Detector
 from wmcore.generation import Generation, generate
 from wmcore.models import load_model
+from wmcore.pages import format_p
+from wmcore.records import printable
 from wmcore.watermark import Watermark
 
 DAMAGE = 0.3  # of the tokens: a third of it substituted, a third deleted, a third inserted
@@ -131,13 +134,10 @@ def by_scheme(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
 
 def print_table(trials: Sequence[Trial]) -> None:
     """The table on standard output: one row a text, one line a scheme to sum up."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
-    if not console.is_terminal:
-        console.width = 110
+    console = table_console(110)
     room = max(console.width - 64, 16)  # what the other columns leave
     table = Table(title="p-values: small where the watermark is found")
     for name in ("scheme", "text", "tokens"):
@@ -146,29 +146,29 @@ def print_table(trials: Sequence[Trial]) -> None:
         table.add_column(f"p\n{kind}", no_wrap=True, justify="right")
     for scheme, group in by_scheme(trials).items():
         for t in group:
-            p_values = [report.format_p(d.p_value) for d in t.detections]
+            p_values = [format_p(d.p_value) for d in t.detections]
             start = " ".join(t.text.split())[:room]
-            table.add_row(scheme, Text(start), str(len(t.tokens[1])), *p_values)
+            table.add_row(scheme, Text(printable(start)), str(len(t.tokens[1])), *p_values)
         sums = [share_found(group, kind) for kind in range(len(KINDS))]
         table.add_row(scheme, f"p ≤ {FOUND}", "", *sums, style="bold", end_section=True)
-    console.print(table)
+    show_table(console, table)
 
 
 def to_html(trials: Sequence[Trial], tokenizer: Any, model_name: str) -> str:
-    """The page of `report` for all trials."""
+    """The page of `token_page` for all trials."""
     sections = []
     for scheme, group in by_scheme(trials).items():
         counts = (f"{kind} {share_found(group, i)}" for i, kind in enumerate(KINDS))
         examples = [
-            report.Example(
+            token_page.Example(
                 t.prompt,
                 [
-                    report.passage(kind, scheme, tokenizer, tokens, detection)
+                    token_page.passage(kind, scheme, tokenizer, tokens, detection)
                     for kind, tokens, detection in zip(KINDS, t.tokens, t.detections, strict=True)
                 ],
             )
             for t in group
         ]
         summary = f"Texts with p ≤ {FOUND}: {', '.join(counts)}."
-        sections.append(report.Section(scheme, summary, examples))
-    return report.render(f"Watermarked text by {model_name}", sections)
+        sections.append(token_page.Section(scheme, summary, examples))
+    return token_page.render(f"Watermarked text by {model_name}", sections)

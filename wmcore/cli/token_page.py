@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from wmcore.pages import fill
 from wmcore.schemes import SCHEMES
 
 if TYPE_CHECKING:
@@ -118,20 +119,4 @@ def render(title: str, sections: Sequence[Section]) -> str:
     sections
         What to show, in order.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("wmcore"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["p"] = format_p
-    page = environment.get_template("report.html")
-    return page.render(title=title, sections=sections, levels=LEVELS)
-
-
-def format_p(p: float | None) -> str:
-    """A p-value in three digits, or a dash when there is none."""
-    return "\N{EN DASH}" if p is None else f"{p:.3g}"
+    return fill("tokens.html", title=title, sections=sections, levels=LEVELS)

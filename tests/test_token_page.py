@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from wmcore import demo, report
+from wmcore.cli import demo, token_page
+from wmcore.pages import format_p
 
 
 class Letters:
@@ -26,9 +27,11 @@ def detection(tokens, rows, costs, p_value=0.001, error=None):
 
 def page_of(text: bytes, found=None) -> str:
     found = found or detection(range(len(text)), range(len(text)), [-1.0] * len(text))
-    shown = report.passage("watermarked", "exp", Letters(), list(text), found)
-    section = report.Section("exp <&>", "sum & total", [report.Example("<b>prompt</b>", [shown])])
-    return report.render("Title <script>", [section])
+    shown = token_page.passage("watermarked", "exp", Letters(), list(text), found)
+    section = token_page.Section(
+        "exp <&>", "sum & total", [token_page.Example("<b>prompt</b>", [shown])]
+    )
+    return token_page.render("Title <script>", [section])
 
 
 def test_everything_is_escaped():
@@ -69,22 +72,22 @@ def test_chance_of_fit_is_uniform_for_independent_keys(scheme):
     # 20,000 draws: the share below a has standard error at most 0.0036, so 0.018 is 5 of them.
     rng = np.random.default_rng(3)
     u, eta = rng.random(20_000), rng.random(20_000)
-    costs = np.log1p(-u) if scheme.startswith("exp") else abs(u - eta)
-    chances = np.array([report.chance_of_fit(scheme, c) for c in costs])
+    costs = np.log1p(-u) if SCHEMES[scheme].sampler == "exp" else abs(u - eta)
+    chances = np.array([token_page.chance_of_fit(scheme, c) for c in costs])
     for a in (0.01, 0.1, 0.5, 0.9):
         assert abs((chances <= a).mean() - a) < 0.018
 
 
 def test_chance_of_fit_at_the_ends():
-    assert report.chance_of_fit("exp", 0.0) == 1.0
-    assert report.chance_of_fit("exp", -800.0) == 0.0
-    assert report.chance_of_fit("its", 0.0) == 0.0
-    assert report.chance_of_fit("its", 1.0) == 1.0
+    assert token_page.chance_of_fit("exp", 0.0) == 1.0
+    assert token_page.chance_of_fit("exp", -800.0) == 0.0
+    assert token_page.chance_of_fit("its", 0.0) == 0.0
+    assert token_page.chance_of_fit("its", 1.0) == 1.0
 
 
 def test_levels_gaps_and_jumps():
     found = detection([0, 1, 2, 3, 4], [7, 8, -1, 11, 0], [0.0, -1.0, 0.0, -9.0, -20.0])
-    pieces = report.passage("t", "exp-edit", Letters(), list(b"abcdef"), found).pieces
+    pieces = token_page.passage("t", "exp-edit", Letters(), list(b"abcdef"), found).pieces
     assert [p.text for p in pieces] == list("abcdef")
     assert [p.level for p in pieces] == [0, 1, None, 6, 6, None]
     # row 0 after row 11 is the end of the key, not a jump
@@ -95,26 +98,28 @@ def test_levels_gaps_and_jumps():
 
 def test_text_without_alignment_is_shown_plain():
     failed = SimpleNamespace(p_value=None, error="empty text", length=0, alignment=None)
-    shown = report.passage("damaged", "its", Letters(), list(b"ab"), failed)
+    shown = token_page.passage("damaged", "its", Letters(), list(b"ab"), failed)
     assert [p.level for p in shown.pieces] == [None, None]
-    page = report.render("t", [report.Section("its", "", [report.Example("p", [shown])])])
+    page = token_page.render(
+        "t", [token_page.Section("its", "", [token_page.Example("p", [shown])])]
+    )
     assert "empty text" in page
 
 
 @pytest.mark.parametrize("text", ["Grüße 😀 \u200b!", "😀😀", "", "ab"])
 def test_characters_of_several_tokens_appear_once(text):
     tokens = list(text.encode())
-    texts = report.token_texts(Letters(), tokens)
+    texts = token_page.token_texts(Letters(), tokens)
     assert len(texts) == len(tokens)
     assert "".join(texts) == text
 
 
 def test_cut_character_is_shown_as_such():
-    assert report.token_texts(Letters(), list("a😀".encode()[:-1])) == ["a", "", "", "\ufffd"]
+    assert token_page.token_texts(Letters(), list("a😀".encode()[:-1])) == ["a", "", "", "\ufffd"]
 
 
 def test_p_value_format():
-    assert [report.format_p(p) for p in (None, 0.001, 0.123456, 1.0)] == [
+    assert [format_p(p) for p in (None, 0.001, 0.123456, 1.0)] == [
         "–",
         "0.001",
         "0.123",

@@ -1,0 +1,252 @@
+"""`wmcore detect`: a result for every document, of whatever file, and one clear line for every mistake."""
+
+import gzip
+import json
+import re
+from pathlib import Path
+
+import pytest
+from commands import V, one_line, rows
+
+from wmcore import Key, Watermark
+
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ImportError:
+    pa = None
+
+
+def test_detect_results_for_every_document(wm, mark, letters):
+    lines = [{"tokens": [1, 2, 3] * 9}, {"tokens": []}, {"tokens": [V]}, {"tokens": [5]}]
+    lines += [{"tokens": "x"}, {"tokens": [10**30]}, {"tokens": [-1]}]
+    with open("in.jsonl", "w") as file:
+        file.writelines(json.dumps(line) + "\n" for line in [*lines[:4], *lines[4:]])
+        file.write("not json\n")
+    options = ("detect", "-w", mark, "--tokens-field", "tokens", "--resamples", 99, "--seed", 1)
+    code, out, err = wm(*options, "--json", "in.jsonl")
+    assert code == 0
+    found = rows(out)
+    assert [r["document"] for r in found] == [f"in.jsonl:{i}" for i in range(1, 9)]
+    assert [r["error"] is None for r in found] == [True, False, False, True] + [False] * 4
+    assert all((r["p_value"] is None) == (r["error"] is not None) for r in found)
+    assert 0 < found[0]["p_value"] <= 1
+    assert found[0]["length"] == 27
+    assert "6 of 8 documents could not be tested" in err
+
+    assert wm(*options, "--json", "in.jsonl")[1] == out
+    code, table, _ = wm(*options, "in.jsonl")
+    assert code == 0
+    assert "in.jsonl:8" in table
+    assert "not JSON" in table
+
+
+def test_detect_text_files_and_standard_input(wm, mark, letters):
+    with open("a.txt", "w") as file:
+        file.write("some text of a file")
+    options = (
+        "detect",
+        "-w",
+        mark,
+        "--tokenizer",
+        "letters",
+        "--resamples",
+        19,
+        "--seed",
+        1,
+        "--json",
+    )
+    code, out, _ = wm(*options, "a.txt", "-", stdin=b"some text of a file")
+    assert code == 0
+    first, second = rows(out)
+    assert (first.pop("document"), second.pop("document")) == ("a.txt", "stdin")
+    assert first == second
+    assert first["length"] == 19
+
+
+def test_detect_uses_all_resamples_only_when_asked(wm):
+    Watermark.create("exp", vocab_size=50, key_length=32, key=Key(bytes(32))).save("fixed.json")
+    with open("in.jsonl", "w") as file:
+        file.write(json.dumps({"tokens": [1, 2, 3, 4, 5, 6]}) + "\n")
+    given = ("detect", "-w", "fixed.json", "--tokens-field", "tokens", "--json", "in.jsonl")
+    options = ("--resamples", 5000, "--seed", 1)
+    for stop_after, method in ((50, "sequential"), (7, "sequential"), (0, "permutation")):
+        code, out, _ = wm(*given, *options, "--stop-after", stop_after)
+        assert code == 0
+        (found,) = rows(out)
+        assert found["method"] == method
+        assert (found["resamples"] == 5000) == (stop_after == 0)
+        if stop_after:
+            assert found["hits"] == stop_after
+            assert found["p_value"] == stop_after / found["resamples"]
+    assert rows(wm(*given, *options)[1])[0]["hits"] == 50
+
+
+def test_detect_says_that_an_input_is_empty(wm, mark):
+    Path("in.jsonl").touch()
+    one_line(wm("detect", "-w", mark, "--tokens-field", "tokens", "in.jsonl"), "no documents")
+
+
+def test_detect_reports_a_text_shorter_than_the_block(wm):
+    keygen = ("keygen", "--scheme", "exp", "--vocab-size", 9, "--block-length", 4, "-o", "k.json")
+    assert wm(*keygen)[0] == 0
+    with open("in.jsonl", "w") as file:
+        file.write('{"tokens": [1, 2, 3]}\n{"tokens": [1, 2, 3, 4]}\n')
+    code, out, _ = wm("detect", "-w", "k.json", "--tokens-field", "tokens", "--json", "in.jsonl")
+    assert code == 0
+    short, fine = rows(out)
+    assert "block_length 4 exceeds the text's 3 tokens" in short["error"]
+    assert fine["error"] is None
+
+
+def test_detect_text_field(wm, mark, letters):
+    code, out, _ = wm(
+        *("detect", "-w", mark, "--tokenizer", "letters", "--resamples", 9, "--json"),
+        *("--text-field", "body", "-"),
+        stdin=b'{"body": "abc"}\n{"text": "abc"}\n',
+    )
+    assert code == 0
+    assert [r["error"] for r in rows(out)] == [
+        None,
+        "no field 'body' (fields: text): name the right one",
+    ]
+
+
+@pytest.mark.parametrize("raw", [b"\x00\x01", b"\xff\xfe", b"a" * 10_000_000])
+def test_detect_only_unreadable_documents(wm, mark, letters, raw):
+    with open("bad.txt", "wb") as file:
+        file.write(raw)
+    code, out, err = wm("detect", "-w", mark, "--tokenizer", "letters", "--json", "bad.txt")
+    assert code == 2
+    assert rows(out)[0]["error"]
+    assert err == "wmcore: 1 of 1 documents could not be tested\n"
+
+
+def test_detect_mistakes(wm, mark, letters):
+    with open("a.txt", "w") as file:
+        file.write("text")
+    given = ("detect", "--tokenizer", "letters")
+    one_line(wm(*given, "-w", mark, "none.txt"), "none.txt: no such file")
+    one_line(wm(*given, "-w", mark, "."), "a folder")
+    one_line(wm(*given, "-w", "none.json", "a.txt"), "none.json cannot be read.*keygen")
+    one_line(wm(*given, "-w", mark), "Missing argument")
+    one_line(wm("detect", "-w", mark, "a.txt"), "no --tokenizer given")
+    one_line(wm(*given, "-w", mark, "--resamples", 0, "a.txt"), "--resamples")
+    both = ("--text-field", "a", "--tokens-field", "b")
+    one_line(wm(*given, "-w", mark, *both, "a.txt"), "either --text-field or --tokens-field")
+
+
+def test_tokenizer_that_does_not_match(wm, mark, letters):
+    letters.size = V + 1
+    with open("a.txt", "w") as file:
+        file.write("text")
+    one_line(
+        wm("detect", "-w", mark, "--tokenizer", "other", "a.txt"),
+        "the tokenizer has 129 tokens, but the watermark a vocabulary of 128",
+    )
+
+
+def broken(mark, **changes):
+    held = json.loads(mark.read_text()) | changes
+    return json.dumps({k: v for k, v in held.items() if v is not None}).encode()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda m: b"",
+        lambda m: b"{",
+        lambda m: b"[]",
+        lambda m: b"\x00\xff",
+        lambda m: m.read_bytes()[:-20],
+        lambda m: broken(m, version=0),
+        lambda m: broken(m, version=99),
+        lambda m: broken(m, version=None),
+        lambda m: broken(m, scheme="magic"),
+        lambda m: broken(m, scheme=None),
+        lambda m: broken(m, vocab_size="many"),
+        lambda m: broken(m, vocab_size=-1),
+        lambda m: broken(m, key_length=1.5),
+        lambda m: broken(m, gap="wide"),
+    ],
+)
+def test_broken_watermark_file(wm, mark, letters, damage):
+    secret = re.findall(r"[0-9a-f]{64}", mark.read_text())
+    assert secret
+    mark.write_bytes(damage(mark))
+    result = wm("detect", "-w", mark, "--tokenizer", "letters", "-", stdin=b"text")
+    one_line(result, r"mark\.json")
+    assert not any(s in result[2] for s in secret)
+
+
+def test_watermark_file_that_others_can_read_gives_a_warning(wm, mark, letters):
+    mark.chmod(0o644)
+    options = ("detect", "-w", mark, "--tokenizer", "letters", "--resamples", 9, "--json", "-")
+    code, out, err = wm(*options, stdin=b"some text")
+    assert code == 0
+    assert rows(out)[0]["p_value"] is not None
+    assert re.fullmatch(r"wmcore: warning: [^\n]*mark\.json[^\n]*\n", err)
+
+
+def test_every_kind_of_file_gives_the_same_results(wm, mark):
+    """As records, in whatever case and packing: one document is never many records read as one text."""
+    records = [{"tokens": [1, 2, 3] * 9}, {"tokens": [4, 5, 6]}, {"tokens": [9] * 12}]
+    lines = "".join(json.dumps(r) + "\n" for r in records).encode()
+    files = {"A.JSONL": lines, "a.json": json.dumps(records).encode(), "c4.json": lines}
+    files |= {name + ".gz": gzip.compress(data) for name, data in files.items()}
+    for name, data in files.items():
+        Path(name).write_bytes(data)
+    if pa is not None:
+        Path("a.jsonl.zst").write_bytes(pa.compress(lines, "zstd", asbytes=True))
+        pq.write_table(pa.Table.from_pylist(records), "a.parquet")
+        files |= {"a.jsonl.zst": b"", "a.parquet": b""}
+    options = ("detect", "-w", mark, "--tokens-field", "tokens", "--seed", 1, "--json")
+    expected = None
+    for name in files:
+        code, out, err = wm(*options, name)
+        assert (code, err) == (0, "")
+        found = rows(out)
+        assert [r.pop("document") for r in found] == [f"{name}:{i}" for i in (1, 2, 3)]
+        expected = expected or found
+        assert found == expected
+
+
+def test_other_files_are_not_texts(wm, mark, letters):
+    given = ("detect", "-w", mark, "--tokenizer", "letters", "--json")
+    for name in ("a.html", "a.PDF", "a.csv", "a.txt.gz"):
+        Path(name).write_text("text")
+        one_line(wm(*given, name), "is not read: convert it to text")
+    Path("a.odd").write_text("text")
+    Path("b.odd").write_text('{"text": "text"}')
+    code, out, _ = wm(*given, "a.odd", "b.odd")
+    assert code == 0
+    assert [r["error"] is None for r in rows(out)] == [True, False]
+
+
+def test_max_bytes(wm, mark, letters):
+    Path("a.txt").write_text("x" * 100)
+    given = ("detect", "-w", mark, "--tokenizer", "letters", "--json", "a.txt", "--max-bytes")
+    assert "longer than 99 bytes" in rows(wm(*given, 99)[1])[0]["error"]
+    assert rows(wm(*given, 100)[1])[0]["length"] == 100
+    one_line(wm(*given, 0), "--max-bytes")
+    one_line(wm(*given, 10**30), "--max-bytes")
+
+
+@pytest.mark.parametrize("option", ["--resamples", "--stop-after"])
+def test_numbers_beyond_64_bits(wm, mark, option):
+    one_line(wm("detect", "-w", mark, "--tokens-field", "t", "-", option, 10**30), option)
+
+
+def test_names_cannot_write_to_the_terminal(wm, mark, letters):
+    """Nor forge a line of a log, piped or not, as a table or as JSON."""
+    name = "a\nwmcore: all fine\x1b]0;evil\x07\x9b31m\u202e.jsonl"
+    Path(name).write_text('{"tokens": [1, 2]}\n{"\\u001b[2J\\n": 1}\n')
+    for extra in ((), ("--json",)):
+        code, out, err = wm(
+            "detect", "-w", mark, "--text-field", "x", "--tokenizer", "m", *extra, name
+        )
+        assert code == 2
+        shown = (out + err).replace("\n", "")
+        assert shown.isprintable() or not extra
+        assert not set("\x1b\x07\x9b\u202e") & set(shown)
+        assert "\nwmcore: all fine" not in out + err

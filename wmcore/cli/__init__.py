@@ -1,0 +1,1 @@
+"""The ``wmcore`` command: `main` is the program, the other modules are its parts."""

@@ -1,0 +1,150 @@
+"""What the command says: lines, tables and JSON, with nothing in them that a terminal or a log could obey."""
+
+import contextlib
+import io
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+
+from wmcore.errors import WatermarkError
+from wmcore.records import printable
+from wmcore.schemes import SCHEMES
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+MOST = 2**31 - 1
+"""The largest number that an option takes."""
+
+# JSON itself escapes the rest of what a terminal obeys.
+_COMMANDS = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def named(value: str | None) -> str | None:
+    """Callback of an option: the name, which may not be empty."""
+    if value == "":
+        raise typer.BadParameter("it is empty: give a name")
+    return value
+
+
+WatermarkFile = Annotated[
+    str, typer.Option("--watermark", "-w", metavar="FILE", help="Watermark file made by keygen.")
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(min=0, max=2**63 - 1, help="Makes what is drawn, and so the result, repeatable."),
+]
+TokenizerName = Annotated[
+    str | None,
+    typer.Option(help="smollm2, or a transformers name or path. Default: the watermark's own."),
+]
+
+NAMES = ", ".join(SCHEMES)
+TestScheme = Annotated[
+    str | None,
+    typer.Option(
+        "--scheme",
+        help=f"How to test: {NAMES}, as far as the sampler is the same. Default: the watermark's.",
+    ),
+]
+TestGap = Annotated[
+    float | None,
+    typer.Option("--gap", help="Cost of an insertion or deletion. Default: the watermark's."),
+]
+TestBlock = Annotated[
+    int | None,
+    typer.Option(
+        "--block-length",
+        min=0,
+        max=MOST,
+        help="Tokens aligned at a time; 0 for the whole text. Default: the watermark's.",
+    ),
+]
+
+
+def output_option(help: str, metavar: str = "FILE") -> Any:
+    """The option --output, which may not be empty."""
+    return typer.Option("--output", "-o", metavar=metavar, help=help, callback=named)
+
+
+class ReaderGone(Exception):
+    """Whoever reads standard output, such as ``head``, has seen enough."""
+
+
+def example(*lines: str) -> str:
+    """The examples at the end of a command's help."""
+    return "\n\n".join(["[bold]Examples[/bold]", *(f"[cyan]{line}[/cyan]" for line in lines)])
+
+
+def note(message: str) -> None:
+    """One line on standard error."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):  # nobody is left to tell
+            sys.stderr.write(f"wmcore: {printable(message)}\n")
+            sys.stderr.flush()
+
+
+def say(text: str) -> None:
+    """Text on standard output, if there is one."""
+    if sys.stdout is not None:
+        with _reader():
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+
+
+def write_record(stream: BinaryIO, record: dict[str, Any]) -> None:
+    """Write one JSON object as a line and flush it, so that an interrupted file stays valid."""
+    line = _COMMANDS.sub(lambda c: f"\\u{ord(c[0]):04x}", json.dumps(record, ensure_ascii=False))
+    with _reader():
+        stream.write(line.encode() + b"\n")
+        stream.flush()
+
+
+@contextmanager
+def open_output(path: str) -> Iterator[BinaryIO]:
+    """A file, or standard output for ``-``, as bytes."""
+    if path != "-":
+        with open(path, "wb") as stream:
+            yield stream
+    elif sys.stdout is None:
+        raise WatermarkError("standard output is closed: leave it open, or name a file")
+    else:
+        yield sys.stdout.buffer
+
+
+def table_console(width: int) -> "Console":
+    """Where a table is drawn; so wide where standard output is no terminal."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = width
+    return console
+
+
+def show_table(console: "Console", table: "Table") -> None:
+    """Draw a table on standard output."""
+    with console.capture() as drawn:
+        console.print(table)
+    say(drawn.get().removesuffix("\n"))
+
+
+@contextmanager
+def _reader() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise ReaderGone from None
+
+
+def prepare() -> None:
+    """Let every character through to terminals that know only some, as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

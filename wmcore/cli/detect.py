@@ -1,0 +1,191 @@
+"""``wmcore detect``: documents in, a table or JSON lines out."""
+
+import os
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wmcore.cli.console import (
+    MOST,
+    Seed,
+    TestBlock,
+    TestGap,
+    TestScheme,
+    TokenizerName,
+    WatermarkFile,
+    example,
+    note,
+    open_output,
+    show_table,
+    table_console,
+    write_record,
+)
+from wmcore.errors import WatermarkError
+from wmcore.progress import progress_bar
+from wmcore.records import MAX_BYTES, Document, Reading, given_format, printable, read_documents
+
+if TYPE_CHECKING:
+    from wmcore.detect import Detector
+
+BATCH = 256  # documents tested at a time; results do not depend on it
+BATCH_BYTES = 16_000_000  # a batch also ends once it is so large
+
+EXAMPLES = example(
+    "wmcore detect -w watermark.json --tokenizer smollm2 essay.txt letter.txt",
+    "wmcore detect -w watermark.json --json out.jsonl > results.jsonl",
+    "wmcore detect -w watermark.json --tokens-field tokens out.jsonl",
+    "cat letter.txt | wmcore detect -w watermark.json -",
+)
+
+
+def detect(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            help="Text files; records in .jsonl, .json (also .gz, .zst) or .parquet; - for standard input."
+        ),
+    ],
+    watermark: WatermarkFile,
+    tokenizer: TokenizerName = None,
+    scheme: TestScheme = None,
+    gap: TestGap = None,
+    block_length: TestBlock = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line instead of a table.")
+    ] = False,
+    resamples: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST,
+            help="Compare with this many independent keys. Default: a proven bound, or else 1,999 keys.",
+        ),
+    ] = None,
+    stop_after: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=MOST,
+            help="Stop a text once this many of them fit as well as the key; 0 uses them all.",
+        ),
+    ] = 50,
+    seed: Seed = None,
+    text_field: Annotated[
+        str | None, typer.Option(help="Field of the records with the text. Default: text.")
+    ] = None,
+    tokens_field: Annotated[
+        str | None, typer.Option(help="Field of the records with token ids, instead of text.")
+    ] = None,
+    max_bytes: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Longest line, record or text that is read.")
+    ] = MAX_BYTES,
+) -> None:
+    """Test texts for the watermark: a small p-value means it is there."""
+    if text_field is not None and tokens_field is not None:
+        raise WatermarkError("give either --text-field or --tokens-field, and not both")
+    for path in files:
+        if not path:
+            raise WatermarkError("a file's name is empty: give one, or - for standard input")
+        if path != "-" and not os.access(path, os.R_OK):
+            raise WatermarkError(f"{path}: no such file, or it cannot be read")
+        if path != "-" and Path(path).is_dir():
+            raise WatermarkError(f"{path}: a folder; name the files in it")
+    named = text_field is not None or tokens_field is not None
+    formats = [given_format(path, named) for path in files]
+
+    from wmcore.detect import Detector
+    from wmcore.watermark import Watermark
+
+    mark = Watermark.load(watermark)
+    coder = None if tokens_field is not None else tokenizer or mark.tokenizer
+    if coder is None and tokens_field is None:
+        raise WatermarkError("no --tokenizer given and the watermark names none: give its model's")
+    reading = Reading(text_field or "text", tokens_field=tokens_field, max_bytes=max_bytes)
+    detector = Detector(mark, scheme=scheme, gap=gap, block_length=block_length, tokenizer=coder)
+    documents = chain.from_iterable(
+        read_documents(path, form, reading) for path, form in zip(files, formats, strict=True)
+    )
+    tested = failed = 0
+    rows: list[dict[str, Any]] = []
+    try:
+        with progress_bar() as bar, open_output("-") as out:
+            results = detect_all(
+                detector,
+                documents,
+                resamples=resamples,
+                stop_after=stop_after or None,
+                seed=seed,
+            )
+            for row in bar.track(results, description="documents"):
+                failed += row["error"] is not None
+                tested += 1
+                if as_json:
+                    write_record(out, row)
+                else:
+                    rows.append(row)
+    finally:
+        if rows:
+            _show(rows, detector)
+    if failed:
+        note(f"{failed:,} of {tested:,} documents could not be tested")
+    if not tested:
+        raise WatermarkError(f"{', '.join(files)}: no documents; give files with some")
+    if failed == tested:
+        raise typer.Exit(2)
+
+
+def detect_all(
+    detector: "Detector", documents: Iterable[Document], **options: Any
+) -> Iterator[dict[str, Any]]:
+    """A result for every document, in order; unreadable ones are passed through."""
+    from wmcore.detect import Detection
+
+    for batch in _batches(documents):
+        contents = [d.content for d in batch if d.error is None]
+        found: Iterator[Detection] = iter(detector.detect(contents, **options) if contents else ())
+        for document in batch:
+            if document.error is not None:
+                result = Detection.failed(document.error, detector.backend)
+            else:
+                result = next(found)
+            yield {"document": document.id, **result.to_dict()}
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += document.size
+        if len(batch) == BATCH or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _show(rows: list[dict[str, Any]], detector: "Detector") -> None:
+    """The results as a table on standard output."""
+    from rich.table import Table
+    from rich.text import Text
+
+    title = f"{detector.statistic.scheme.name}, watermark {detector.watermark.fingerprint}"
+    table = Table(title=title)
+    table.add_column("document", overflow="fold")
+    table.add_column("tokens", justify="right")
+    table.add_column("statistic", justify="right")
+    table.add_column("p", justify="right")
+    table.add_column("note", overflow="fold")
+    for row in rows:
+        p = row["p_value"]
+        table.add_row(
+            Text(printable(row["document"])),
+            "" if row.get("length") is None else f"{row['length']:,}",
+            "" if row.get("statistic") is None else f"{row['statistic']:.2f}",
+            Text("" if p is None else f"{p:.4g}", style="bold" if p and p <= 0.01 else ""),
+            Text(printable(row["error"] or "")),
+        )
+    show_table(table_console(160), table)

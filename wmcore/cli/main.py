@@ -1,0 +1,267 @@
+"""The ``wmcore`` command: keygen, generate and demo; detect is in `detect`, scan and report in `scan`.
+
+Exit code 0 whatever is found; 2 for bad usage or input, with one line on standard error that says what to do; 130 when
+interrupted; 1 for an error of wmcore's own. Everything heavy is imported inside the command that needs it.
+"""
+
+import contextlib
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.exceptions import TyperException
+
+from wmcore._version import __version__
+from wmcore.cli import console, detect, scan
+from wmcore.cli.console import MOST, NAMES, Seed, WatermarkFile, example, note, output_option
+from wmcore.errors import WatermarkError
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Watermark a language model's text, and find the watermark again after edits.",
+    epilog="Start with [bold]wmcore demo[/bold]. Each command shows examples with -h.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
+) -> None:
+    if version:
+        console.say(f"wmcore {__version__}")
+    elif context.invoked_subcommand is None:
+        raise WatermarkError(
+            "no command given: wmcore -h lists keygen, generate, detect, demo, scan and report"
+        )
+
+
+@app.command(
+    epilog=example(
+        "wmcore keygen --scheme exp-edit --model smollm2 -o watermark.json",
+        "wmcore keygen --scheme its --vocab-size 50257 --key-length 512 -o its.json",
+    )
+)
+def keygen(
+    scheme: Annotated[str, typer.Option(help=f"One of {NAMES}.")],
+    output: Annotated[str, output_option("File to write.")],
+    model: Annotated[
+        str | None, typer.Option(help="Take the vocabulary size from this model: smollm2 or other.")
+    ] = None,
+    vocab_size: Annotated[int | None, typer.Option(help="Or give the vocabulary size.")] = None,
+    key_length: Annotated[int, typer.Option(help="Rows of the key sequence (n).")] = 256,
+    block_length: Annotated[
+        int | None, typer.Option(help="Tokens aligned at a time (k). Default: the whole text.")
+    ] = None,
+    gap: Annotated[
+        float | None, typer.Option(help="Cost of an insertion or deletion. Default: the scheme's.")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Replace FILE, whose key is then lost.")] = False,
+) -> None:
+    """Make a secret key and write it, with its settings, to a watermark file (mode 0600)."""
+    from wmcore.watermark import Watermark
+
+    if output == "-":
+        raise WatermarkError("--output -: a secret is only written to a file; give a file name")
+    if model is not None and vocab_size is None:
+        from wmcore.models import vocab_size_of
+
+        vocab_size = vocab_size_of(model)
+    elif model is not None or vocab_size is None:
+        raise WatermarkError("give either --model or --vocab-size, and not both")
+    watermark = Watermark.create(
+        scheme,
+        vocab_size=vocab_size,
+        key_length=key_length,
+        block_length=block_length,
+        gap=gap,
+        tokenizer=model,
+    )
+    with contextlib.nullcontext() if force else _reserved(output):
+        watermark.save(output)
+    note(
+        f"{output}: {scheme}, vocabulary {watermark.vocab_size:,}, key length {key_length:,}, "
+        f"fingerprint {watermark.fingerprint}"
+    )
+
+
+@contextlib.contextmanager
+def _reserved(path: str) -> Any:
+    """Make an empty file of this name, which fails if there is one: two keygens at once cannot both win."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        raise WatermarkError(
+            f"--output {path}: the file exists; choose another or add --force"
+        ) from None
+    try:
+        yield
+    except BaseException:
+        Path(path).unlink(missing_ok=True)
+        raise
+
+
+@app.command(
+    epilog=example(
+        "wmcore generate -w watermark.json --model smollm2 --prompts prompts.jsonl -o out.jsonl",
+        """echo '{"prompt": "The harbour"}' | wmcore generate -w watermark.json --prompts -""",
+    )
+)
+def generate(
+    watermark: WatermarkFile,
+    prompts: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            callback=console.named,
+            help="Records with a field 'prompt': JSON Lines, .json or .parquet, or - for stdin.",
+        ),
+    ],
+    model: Annotated[
+        str, typer.Option(help="smollm2, or a transformers name or path.")
+    ] = "smollm2",
+    output: Annotated[str, output_option("JSON Lines, or - for stdout.")] = "-",
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST)] = 200,
+    temperature: Annotated[float, typer.Option()] = 1.0,
+    top_k: Annotated[int | None, typer.Option(min=1, max=MOST)] = None,
+    top_p: Annotated[float | None, typer.Option()] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=MOST)] = 16,
+    seed: Seed = None,
+) -> None:
+    """Continue each prompt with watermarked text.
+
+    Lines are written as texts are finished, with the prompt's number from 0 as 'index'.
+    """
+    from wmcore import records
+    from wmcore.watermark import Watermark
+
+    if output != "-" and Path(output).resolve() == Path(prompts).resolve():
+        raise WatermarkError(f"--output {output}: these are the prompts; choose another file")
+    mark = Watermark.load(watermark)
+    form = records.given_format(prompts, records=True)
+    if form.kind == "text":
+        form = records.Format("json")
+    texts: list[tuple[int, str]] = []
+    failed: list[dict[str, Any]] = []
+    reading = records.Reading(text_field="prompt")
+    for index, prompt in enumerate(records.read_documents(prompts, form, reading)):
+        if prompt.text is None:
+            note(f"{prompt.id}: {prompt.error}")
+            failed.append({"index": index, "prompt": None, "error": prompt.error})
+        else:
+            texts.append((index, prompt.text))
+    if not texts:
+        raise WatermarkError(f"--prompts {prompts}: no line with a field 'prompt'; give some")
+
+    from wmcore.generation import generate_iter
+    from wmcore.models import load_model
+
+    loaded, tokenizer = load_model(model)
+    logits = loaded.config.get_text_config().vocab_size
+    if logits != mark.vocab_size:
+        raise WatermarkError(
+            f"--model {model}: it has {logits:,} logits but the watermark was made for "
+            f"{mark.vocab_size:,}: use {mark.tokenizer or 'its model'}, or make another watermark"
+        )
+    done = generate_iter(
+        loaded,
+        [text for _, text in texts],
+        mark,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        batch_size=batch_size,
+        seed=seed,
+        tokenizer=tokenizer,
+    )
+    with console.open_output(output) as out:
+        for record in failed:
+            console.write_record(out, record)
+        for number, made in done:
+            record = {"index": texts[number][0], "prompt": made.prompt, "text": made.text}
+            record |= {"tokens": made.tokens, "shift": made.shift}
+            console.write_record(out, record)
+
+
+app.command(epilog=detect.EXAMPLES)(detect.detect)
+
+
+@app.command(epilog=example("wmcore demo", "wmcore demo --scheme exp-edit -o page.html"))
+def demo(
+    scheme: Annotated[
+        str | None, typer.Option(help=f"One of {NAMES}. Default: all of them.")
+    ] = None,
+    output: Annotated[str, output_option("HTML page to write.")] = "wmcore-demo.html",
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Of the shifts, the damage and the tests.")
+    ] = 1,
+) -> None:
+    """Watermark SmolLM2's texts, damage 30 % of their tokens, and find the watermark again."""
+    from wmcore.cli.demo import run
+    from wmcore.schemes import SCHEMES
+
+    if scheme is not None and scheme not in SCHEMES:
+        raise WatermarkError(f"--scheme {scheme}: unknown; choose one of {', '.join(SCHEMES)}")
+    with open(output, "w", encoding="utf-8") as page:
+        run(tuple(SCHEMES) if scheme is None else (scheme,), page, seed=seed, stage=note)
+    note(f"{output}: each token coloured by how well it fits its key row; open it in a browser")
+
+
+app.command(epilog=scan.SCAN_EXAMPLES)(scan.scan)
+app.command(epilog=scan.REPORT_EXAMPLES)(scan.report)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command, turning every mistake into one line and an exit code."""
+    console.prepare()
+    warnings.showwarning = lambda message, *_, **__: note(
+        f"warning: {' '.join(str(message).split())}"
+    )
+    try:
+        code = app(args=arguments, prog_name="wmcore", standalone_mode=False) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        sys.exit(code)
+    except TyperException as e:
+        note(e.format_message())
+    except WatermarkError as e:
+        note(str(e))
+    except console.ReaderGone:
+        _forget_output()
+        sys.exit(0)
+    except OSError as e:
+        _forget_output()
+        note(f"{e.filename}: {e.strerror}" if e.filename else str(e))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except MemoryError:
+        note("out of memory: give smaller numbers, or fewer or shorter texts")
+    except Exception as e:
+        note(_to_report(e.__cause__ if isinstance(e, typer.Abort) and e.__cause__ else e))
+        sys.exit(1)
+    sys.exit(2)
+
+
+def _forget_output() -> None:
+    """What could not be written to standard output is not tried again at exit."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _to_report(error: BaseException) -> str:
+    """The line for an error that should not happen: what to report, without values of variables."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
+    ours = [f for f in frames if "wmcore" in f.filename]
+    via = f", called from {Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else ""
+    return (
+        f"{type(error).__name__} at {place}{via} ({str(error)[:200]}): this is a fault of wmcore {__version__}; please "
+        "report this line and the command that you ran"
+    )

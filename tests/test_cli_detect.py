@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from commands import V, one_line, rows
 
-from wmcore import Key, Watermark
+from wmcore import Detector, Key, Watermark
 
 try:
     import pyarrow as pa
@@ -250,3 +250,27 @@ def test_names_cannot_write_to_the_terminal(wm, mark, letters):
         assert shown.isprintable() or not extra
         assert not set("\x1b\x07\x9b\u202e") & set(shown)
         assert "\nwmcore: all fine" not in out + err
+
+
+def test_how_to_test_is_an_option(wm, letters, mark):
+    """As a watermark file of that scheme would test; another sampler's is refused."""
+    (mark.parent / "a.txt").write_text(
+        "some ordinary letters, sixty of them or so, enough for a test"
+    )
+    options = ("detect", "-w", mark, "--tokenizer", "letters", "a.txt", "--json")
+    fixed = ("--resamples", 99, "--seed", 1)
+    code, out, _ = wm(*options, "--scheme", "exp", "--block-length", 9, *fixed)
+    assert code == 0
+    (found,) = rows(out)
+    text = letters.encode((mark.parent / "a.txt").read_text())
+    detector = Detector(Watermark.load(mark), scheme="exp", block_length=9)
+    (expected,) = detector.detect([text], resamples=99, seed=1)
+    assert found["p_value"] == expected.p_value
+    assert found["statistic"] == expected.statistic
+    code, out, _ = wm(*options[:-1], "--scheme", "exp", *fixed)
+    assert "exp, watermark" in out
+    code, _, err = wm(*options, "--scheme", "its", *fixed)
+    assert code == 2
+    assert "scheme 'its' tests text of the sampler 'its'" in err
+    code, out, _ = wm(*options, "--seed", 1)
+    assert rows(out)[0]["method"] == "sequential"

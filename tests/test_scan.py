@@ -414,3 +414,16 @@ def test_progress(tokens_file):
     )
     assert seen[-1] == (450, 1.0)
     assert [d for d, _ in seen] == sorted(d for d, _ in seen)
+
+
+def test_a_scan_tests_as_it_is_told(tokens_file, tmp_path):
+    """Rows and manifest are those of a watermark whose own test this is."""
+    edits = watermark("exp-edit", gap=1.0, block_length=20)
+    asked = {**OPTIONS, "scheme": "exp-edit", "gap": 1.0, "block_length": 20}
+    found = list(scan(tokens_file, MARK, tmp_path / "a", **asked))
+    expected = list(scan(tokens_file, edits, tmp_path / "b", **OPTIONS))
+    assert found == expected
+    one, two = (json.loads((tmp_path / n / "manifest.json").read_text()) for n in "ab")
+    assert one["watermark"] == two["watermark"]
+    with pytest.raises(WatermarkError, match="scheme was 'exp-edit' and is now 'exp'"):
+        list(scan(tokens_file, MARK, tmp_path / "a", **OPTIONS))

@@ -9,6 +9,7 @@ import pytest
 
 from wmcore.cli import demo, token_page
 from wmcore.pages import format_p
+from wmcore.schemes import SCHEMES
 
 
 class Letters:

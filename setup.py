@@ -26,7 +26,7 @@ def packages() -> list[str]:
 
 TOKENIZER = ["transformers>=4.56,<6", "gguf>=0.17,<1"]
 GENERATE = [*TOKENIZER, "torch>=2.6,<3", "accelerate>=1.1,<2"]
-SCAN = ["pyarrow>=17", "fsspec>=2024.6", "scipy>=1.13,<2", "zstandard>=0.22,<1"]
+SCAN = ["pyarrow>=17", "fsspec>=2024.6", "zstandard>=0.22,<1"]
 RAY = [*SCAN, "ray[data]>=2.51,<3"]
 # CuPy without NVIDIA's compiler cannot build kernels. The driver decides: CUDA 12 or 13.
 CUDA12 = ["cupy-cuda12x>=14,<15", "nvidia-cuda-nvrtc-cu12>=12.4,<13"]
@@ -35,7 +35,7 @@ CUDA13 = ["cupy-cuda13x>=14,<15", "nvidia-cuda-nvrtc>=13,<14"]
 NVRTC = "nvidia-cuda-nvrtc>=13,<14; sys_platform == 'linux' or sys_platform == 'win32'"
 TEST = [
     NVRTC,
-    *("pytest>=8.3,<10", "pytest-timeout>=2.3,<3", "hypothesis>=6.100,<7", "scipy>=1.13,<2"),
+    *("pytest>=8.3,<10", "pytest-timeout>=2.3,<3", "hypothesis>=6.100,<7"),
     *SCAN,
     "datasets>=3.2",
 ]
@@ -64,6 +64,7 @@ setup(
     install_requires=[
         "numpy>=1.26,<3",
         "numba>=0.61,<1",
+        "scipy>=1.13,<2",
         "typer>=0.29,<1",
         "rich>=13.7,<16",
         "jinja2>=3.1,<4",
@@ -77,7 +78,6 @@ setup(
         "test": TEST,
         "check": CHECK,
         "bench": BENCH,
-        "vllm": ["scipy>=1.13,<2"],  # of the Gumbel detector; vLLM itself is never asked for
         "cuda12": CUDA12,
         "cuda13": CUDA13,
         "dev": [*GENERATE, *TEST, *CHECK, *BENCH],

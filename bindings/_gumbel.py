@@ -10,8 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wmcore.errors import WatermarkError
-
 
 def dual_keys(key: int) -> tuple[int, int]:
     """The two keys that a dual-key watermark derives from one: SHA-256 of a label and of the key, eight bytes each."""
@@ -56,12 +54,8 @@ def p_values(score: np.ndarray, counted: np.ndarray, weights: Sequence[float]) -
     Exact for one key: a Gamma tail. A weighted sum of two independent Gamma variables has no such form unless the
     weights are equal or one is 0: then, as vLLM does, a Gamma tail of equal mean and variance is taken.
     """
-    try:
-        from scipy.special import gammaincc
-    except ImportError:
-        raise WatermarkError(
-            "scipy is not installed, and Gamma tails need it: run pip install 'wmcore[vllm]'"
-        ) from None
+    from scipy.special import gammaincc
+
     variance = float(np.sum(np.square(weights)))
     tail = gammaincc(np.maximum(counted, 1) / variance, np.maximum(score, 0) / variance)
     return np.where(counted > 0, tail, 1.0)

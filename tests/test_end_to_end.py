@@ -5,13 +5,14 @@ import json
 
 import pytest
 
-from wmcore import cli, demo
+from wmcore.cli import demo
+from wmcore.cli.main import main
 
 
 def command(capsys, *arguments) -> str:
     """Standard output of a command that must succeed."""
     with pytest.raises(SystemExit) as done:
-        cli.main([str(a) for a in arguments])
+        main([str(a) for a in arguments])
     out, err = capsys.readouterr()
     assert done.value.code == 0, err
     return out

@@ -113,6 +113,27 @@ class Backend:
         align_all(np.ascontiguousarray(matrix), problem, texts.inverse, k, out)
         return out
 
+    def log_evalues(
+        self, problem: Problem, texts: Texts, costs: CostTable, members: np.ndarray, threads: int
+    ) -> np.ndarray:
+        """log E over all edit paths (`cpu/evalue.py`) of the texts members (int64): float64 [N], NaN for others.
+
+        For exp costs; for every backend on the CPU.
+        """
+        from .cpu import evalue
+        from .cpu.threads import run, slices
+
+        rows = self.gather(costs, problem.n)
+        table = CostTable(rows, np.arange(len(rows)))
+        out = np.full(texts.size, np.nan)
+        prior = evalue.Prior()
+        jobs = [
+            (table, problem.n, texts, members[a:b], evalue.factors(prior.tilt), prior, out)
+            for a, b in slices(len(members), 4 * threads)
+        ]
+        run(evalue.log_evalues, jobs, threads)
+        return out
+
     # Every prefix of one text, aligned whole
 
     def observe_prefixes(self, problem: Problem, texts: Texts, costs: CostTable) -> np.ndarray:

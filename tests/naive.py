@@ -134,6 +134,34 @@ def statistic(costs, inverse, k, gamma):
     return min((v, b, tau) for b, row in enumerate(table) for tau, v in enumerate(row))
 
 
+# An e-value over edit paths
+
+
+def evalue(f, jump, insertion, run, blocks):
+    """Sum over edit paths of prior times product of f[token][row], path by path. f: [m][n] of floats.
+
+    Starts are equally likely; the paths of a block of neighbouring starts stay in the n rows from its first one on.
+    """
+    m, n = len(f), len(f[0])
+
+    def onward(token, i, base):
+        """From here on, the next row being the i-th from base."""
+        if token == m:
+            return 1.0
+        total = insertion * onward(token + 1, i, base)
+        for d in range(n - i):
+            prior = 1 - jump - insertion if d == 0 else jump * (1 - run) * run ** (d - 1)
+            total += prior * f[token][(base + i + d) % n] * onward(token + 1, i + d + 1, base)
+        return total
+
+    total = 0.0
+    for block in range(blocks):
+        base = block * n // blocks
+        for start in range(base, (block + 1) * n // blocks):
+            total += onward(0, start - base, base) / n
+    return total
+
+
 # Resamples
 
 

@@ -42,7 +42,7 @@ class Detection:
     backend : str
         Which backend ran.
     method : str or None
-        Where p comes from. "bound": a proven bound from the statistic alone, no resamples. "permutation":
+        Where p comes from. "bound": a proven bound, no resamples. "permutation":
         (1 + hits) / (resamples + 1), exact. "sequential": hits / resamples, stopped early, exact. (With a plan that
         may use the bound, its `epsilon` is added to these two.) "first": as "sequential", in a short first pass.
         "calibrated": from stored statistics of other texts, approximate.
@@ -181,8 +181,8 @@ class Detector:
         texts : sequence
             Each a sequence of token ids (list, NumPy or torch, integers below vocab_size), or a string.
         plan : Plan, optional
-            How p is found. Default: a proven bound from the statistic alone, which needs no resamples, for strongly
-            watermarked texts; 1,999 resamples, stopped early, for the rest (`wmcore.plan` says why p is valid).
+            How p is found. Default: a proven bound, which needs no resamples, for strongly watermarked texts; 1,999
+            resamples, stopped early, for the rest (`wmcore.plan` says why p is valid).
         resamples : int, optional
             T: instead of a plan, the plain permutation test. The least possible p is 1 / (T + 1).
         stop_after : int or None

@@ -101,6 +101,12 @@ class Engine:
         costs = self.costs(source, texts.distinct)
         return self.backend.observe(self.problem, texts, costs, best, self.threads)
 
+    def log_evalues(self, texts: Texts, source: CostSource) -> np.ndarray:
+        """log E over all edit paths of each text, float64 [N]: 1 / E is a p-value (`kernels/cpu/evalue.py`)."""
+        costs = self.costs(source, texts.distinct)
+        members = np.arange(texts.size)
+        return self.backend.log_evalues(self.problem, texts, costs, members, self.threads)
+
     def null(self, texts: Texts, a: int, resamples: Resamples) -> np.ndarray:
         """The statistics of text a under resampled keys, in user units: float64 [stop - first]."""
         found = self.backend.null_values(self.problem, texts, a, resamples, self.threads)

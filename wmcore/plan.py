@@ -4,8 +4,10 @@
    1991). A text that stops is done: p = h1 / l >= h1 / T1.
 2. *Full test*: a text that does not stop gets p2 from T resamples (with a first pass: of another seed), stopped at h
    hits.
-3. *Bound* (optional): where the proven bound G(phi) of `tail.py` is at most eps = 1 / (100 (T + 1)), p = G(phi), and
-   no resample is made; every other p has eps added.
+3. *Bound* (optional): where a proven bound G is at most eps = 1 / (100 (T + 1)), p = G, and no resample is made; every
+   other p has eps added. For its costs G is that of `tail.py`, from phi alone. For exp costs it is twice the less of
+   that and of 1 / E, the e-value over edit paths (`kernels/cpu/evalue.py`): twice, because either may be the less. A
+   text that stopped in the first pass gets no e-value, which can only make G larger.
 
 Why p is valid, P(p <= a) <= a without a watermark. Leave the bound out at first. Without a first pass p is that of the
 full test. With one, for a < h1 / T1, p <= a means that the text passed and p2 <= a, and p2 is valid. For a >= h1 / T1,
@@ -48,6 +50,7 @@ RESAMPLES = 1999
 STOP_AFTER = 50
 """The default h: half of the texts without a watermark stop within 100 resamples; p is off by about 14 %."""
 LEAST_P = 1e-300
+_ROUNDING = 1e-9  # more than the float64 sums of an e-value lose, in its logarithm
 _GROUP = 512  # texts of a first pass that share their resampled keys
 
 
@@ -190,7 +193,7 @@ def run(
         _fit(subject, arrays, everything, columns, value)
         passed = np.ones(len(arrays), bool)
     columns.p_value[:] = np.minimum(1.0, columns.p_value + plan.epsilon)
-    proven = _proven(plan, subject, columns)
+    proven = _proven(plan, subject, arrays, passed, columns)
     full = np.flatnonzero(passed & ~proven)
     if plan.first_resamples:
         full = _best_of_each(full[~np.isin(owner[full], owner[proven])], owner, columns)
@@ -266,16 +269,30 @@ def _look_up(calibration: "Calibration", columns: Columns, at: np.ndarray) -> No
     columns.set(at, p_value=p, hits=hits, resamples=total, method="calibrated", p_error=error)
 
 
-def _proven(plan: Plan, subject: Subject, columns: Columns) -> np.ndarray:
-    """bool [N]: the texts whose p is the proven bound, which is filled in."""
-    proven = np.zeros(len(columns.p_value), bool)
-    if plan.bound and subject.fair:
-        n = subject.engine.problem.n
-        bounds = log_bound(subject.statistic, n, columns.statistic, columns.length)
-        proven = bounds <= math.log(plan.epsilon)
-        # math.exp, not NumPy's: the same digits whatever else is in the batch.
-        p = [max(math.exp(max(bound, -800.0)), LEAST_P) for bound in bounds[proven].tolist()]
-        columns.set(np.flatnonzero(proven), p_value=np.array(p), method="bound")
+def _proven(
+    plan: Plan,
+    subject: Subject,
+    arrays: Sequence[np.ndarray],
+    passed: np.ndarray,
+    columns: Columns,
+) -> np.ndarray:
+    """bool [N]: the texts whose p is the proven bound, which is filled in. passed: bool [N], worth an e-value."""
+    proven = np.zeros(len(arrays), bool)
+    if not (plan.bound and subject.fair):
+        return proven
+    engine = subject.engine
+    bounds = log_bound(subject.statistic, engine.problem.n, columns.statistic, columns.length)
+    if subject.statistic.scheme.cost.evalue:
+        tried = np.flatnonzero(passed)
+        if len(tried):
+            texts = engine.pack([arrays[i] for i in tried.tolist()])
+            log_p = _ROUNDING - engine.log_evalues(texts, subject.source)
+            bounds[tried] = np.minimum(bounds[tried], log_p)
+        bounds = np.minimum(0.0, bounds + math.log(2))  # the less of two p-values, times two
+    proven = bounds <= math.log(plan.epsilon)
+    # math.exp, not NumPy's: the same digits whatever else is in the batch.
+    p = [max(math.exp(max(bound, -800.0)), LEAST_P) for bound in bounds[proven].tolist()]
+    columns.set(np.flatnonzero(proven), p_value=np.array(p), method="bound")
     return proven
 
 

@@ -35,6 +35,8 @@ class TokenCost:
         The t at which tail bounds are evaluated.
     log_mgf : callable
         An upper bound of log E exp(-t cost) by chance: float64 [G] -> float64 [G].
+    evalue : bool
+        Whether there is an e-value over edit paths (`kernels/cpu/evalue.py`).
     """
 
     name: str
@@ -46,6 +48,7 @@ class TokenCost:
     fit: Callable[[np.ndarray], np.ndarray]
     tilts: np.ndarray
     log_mgf: Callable[[np.ndarray], np.ndarray]
+    evalue: bool
 
     @property
     def scale(self) -> int:
@@ -94,6 +97,7 @@ EXP_COST = TokenCost(
     fit=lambda cost: -cost / (1 - cost),
     tilts=np.concatenate([np.linspace(0.2, 0.95, 31), 1 - np.geomspace(0.04, 0.002, 12)]),
     log_mgf=lambda t: -np.log1p(-t),
+    evalue=True,
 )
 # The distance of two uniform numbers: below c with chance 1 - (1 - c)**2. E exp(-t cost) is largest at eta = 1/2.
 ITS_COST = TokenCost(
@@ -106,6 +110,7 @@ ITS_COST = TokenCost(
     fit=lambda cost: 1 - cost,
     tilts=np.geomspace(2.0, 400.0, 48),
     log_mgf=lambda t: np.log(2 / t * -np.expm1(-t / 2)),
+    evalue=False,
 )
 
 PLAIN = Alignment("plain", kernel.PLAIN, gaps=False)

@@ -25,8 +25,8 @@ from wmcore import published
 from wmcore.bindings import _published
 from wmcore.checks import require
 from wmcore.errors import WatermarkError
-from wmcore.generation import cache_of
 from wmcore.schemes import EXP_COST, ITS_COST, TokenCost
+from wmcore.stepping import Stepper
 
 require("torch", "run pip install 'wmcore[generate]'", "2.6", "3")
 
@@ -297,19 +297,15 @@ def generate_rnd(prompts: Tensor, m: int, model: Any) -> Tensor:
 
 
 def _continue(model: Any, prompts: Tensor, m: int, draw: Callable | None) -> Tensor:
-    inputs = prompts.to(model.device)
-    texts = inputs
-    cache: dict[str, Any] = {}
+    texts = [prompts.cpu()]
+    stepper = Stepper(model, prompts.tolist(), m)
     with torch.no_grad():
         for i in range(m):
-            mask = torch.ones_like(texts)
-            output = model(inputs, attention_mask=mask, use_cache=True, **cache)
-            cache = cache_of(output)
-            probs = output.logits[:, -1].softmax(-1)
+            probs = stepper.logits().softmax(-1)
             drawn = torch.multinomial(probs, 1) if draw is None else draw(probs.cpu(), i)
-            inputs = drawn.to(model.device)
-            texts = torch.cat([texts, inputs], dim=-1)
-    return texts.cpu()
+            stepper.append(drawn[:, 0])
+            texts.append(drawn.cpu())
+    return torch.cat(texts, dim=-1)
 
 
 # Between torch and the kernels

@@ -172,6 +172,8 @@ class _Algorithm:
             eos=False,
             progress=False,
         )
+        if made.error is not None:
+            raise WatermarkError(made.error)
         return made.tokens
 
     def _decode(self, tokens: Sequence[int]) -> str:

@@ -117,16 +117,18 @@ class Made(SimpleNamespace):
 def writer(monkeypatch, letters):
     """A generator that writes the prompt backwards, last prompt first."""
 
-    def generate_iter(model, prompts, watermark, **options):
+    def generate(model, prompts, watermark, *, on_done, **options):
         assert options["max_new_tokens"] == 7
         for i in reversed(range(len(prompts))):
             text = prompts[i][::-1]
-            yield i, Made(prompt=prompts[i], text=text, tokens=letters.encode(text), shift=3)
+            error = "too long" if prompts[i] == "endless" else None
+            tokens = letters.encode(text)
+            on_done(i, Made(prompt=prompts[i], text=text, tokens=tokens, shift=3, error=error))
 
     model = SimpleNamespace(logits=V)
     model.config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=model.logits))
     monkeypatch.setattr("wmcore.models.load_model", lambda _: (model, letters))
-    monkeypatch.setattr("wmcore.generation.generate_iter", generate_iter)
+    monkeypatch.setattr("wmcore.generation.generate", generate)
     return model
 
 
@@ -150,6 +152,15 @@ def test_generate_writes_a_line_for_every_prompt(wm, mark, writer):
     assert (code, out) == (0, "")
     with open("out.jsonl", encoding="utf-8") as file:
         assert len(file.readlines()) == 4
+
+
+def test_a_prompt_that_cannot_be_continued_gets_its_line(wm, mark, writer):
+    given = b'{"prompt": "abc"}\n{"prompt": "endless"}\n'
+    options = ("generate", "-w", mark, "--prompts", "-", "--max-new-tokens", 7)
+    code, out, _ = wm(*options, stdin=given)
+    assert code == 0
+    assert rows(out)[0] == {"index": 1, "prompt": "endless", "error": "too long"}
+    assert rows(out)[1]["text"] == "cba"
 
 
 def test_generated_lines_can_be_detected(wm, mark, writer):
@@ -275,15 +286,15 @@ INTERRUPTED = """
     # Tests that run in the background of a shell inherit SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def generate_iter(model, prompts, watermark, **options):
+    def generate(model, prompts, watermark, *, on_done, **options):
         for i, prompt in enumerate(prompts):
-            yield i, S(prompt=prompt, text="x" * 100_000, tokens=[1, 2], shift=0)
+            on_done(i, S(prompt=prompt, text="x" * 100_000, tokens=[1, 2], shift=0, error=None))
             if i == 2:
                 time.sleep(60)
 
     model = S(config=S(get_text_config=lambda: S(vocab_size=128)))
     for name, content in [
-        ("wmcore.generation", {"generate_iter": generate_iter}),
+        ("wmcore.generation", {"generate": generate, "Generation": S}),
         ("wmcore.models", {"load_model": lambda name: (model, None)}),
     ]:
         sys.modules[name] = types.ModuleType(name)

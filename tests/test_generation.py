@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
-from wmcore.generation import _Loop, cache_of, generate, generate_iter
+from wmcore.generation import Generation, _Loop, generate
 from wmcore.kernels.constants import DOMAIN_EXP
 from wmcore.key import Key
 from wmcore.watermark import Watermark
@@ -106,13 +106,26 @@ def test_batch_size_changes_nothing(name, scheme, batch_size):
     assert generate(model, PROMPTS[:2], mark, **settings) == alone[:2]
 
 
-def test_iter_gives_each_prompt_once_batch_by_batch():
-    model, mark = llama(), watermark_of("exp")
-    pairs = list(generate_iter(model, PROMPTS, mark, max_new_tokens=3, batch_size=3, seed=1))
-    assert sorted(i for i, _ in pairs) == list(range(len(PROMPTS)))
-    assert pairs[0][0] == 2  # the longest first
-    made = generate(model, PROMPTS, mark, max_new_tokens=3, seed=1)
-    assert [one for _, one in sorted(pairs, key=lambda pair: pair[0])] == made
+def test_each_text_is_handed_out_once_as_soon_as_it_is_finished():
+    model, mark = llama(eos_token_id=list(range(20))), watermark_of("exp")
+    seen = []
+    made = generate(
+        model,
+        PROMPTS,
+        mark,
+        max_new_tokens=20,
+        batch_size=4,
+        seed=11,
+        on_done=lambda *pair: seen.append(pair),
+    )
+    assert sorted(i for i, _ in seen) == list(range(len(PROMPTS)))
+    assert all(one is made[i] for i, one in seen)
+    batches = [[2, 4, 0, 5], [3, 1, 6]]  # the longest first
+    assert [sorted(i for i, _ in part) for part in (seen[:4], seen[4:])] == [*map(sorted, batches)]
+    lengths = [len(one.tokens) for _, one in seen]
+    assert lengths[:4] == sorted(lengths[:4])
+    assert lengths[4:] == sorted(lengths[4:])
+    assert [len(made[i].tokens) for batch in batches for i in batch] != lengths
 
 
 def test_eos_ends_a_text_and_is_kept():
@@ -184,20 +197,25 @@ def test_warns_beyond_the_generation_budget():
     [
         ({"max_new_tokens": 0}, "max_new_tokens is 0, but must be"),
         ({"batch_size": 0}, "batch_size is 0, but must be"),
-        ({"temperature": 0.0}, "temperature 0.0 is not above 0"),
-        ({"temperature": math.nan}, "temperature nan"),
+        ({"temperature": 0.0}, "temperature is 0, but must be above it"),
+        ({"temperature": -1.0}, "temperature is -1.0, but must be"),
+        ({"temperature": math.nan}, "temperature is nan, but must be"),
+        ({"temperature": math.inf}, "temperature is inf, but must be"),
+        ({"temperature": "hot"}, "temperature is 'hot', but must be"),
         ({"top_k": 0}, "top_k is 0, but must be"),
         ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5, but must be"),
         ({"seed": -1}, "seed is -1, but must be"),
-        ({"top_p": 0.0}, r"top_p 0.0 is outside \(0, 1\]"),
-        ({"top_p": 1.5}, r"top_p 1.5 is outside \(0, 1\]"),
+        ({"seed": 1.0}, "seed is 1.0, but must be"),
+        ({"top_k": True}, "top_k is True, but must be"),
+        ({"top_p": 0.0}, "top_p is 0, but must be above it"),
+        ({"top_p": 1.5}, "top_p is 1.5, but must be"),
         ({"shifts": [1]}, "1 given for 2 prompts"),
-        ({"shifts": [0, 64]}, "64 is outside 0 to 63"),
-        ({"shifts": -1}, "-1 is outside 0 to 63"),
+        ({"shifts": [0, 64]}, "shifts is 64, but must be a whole number from 0 to 63"),
+        ({"shifts": -1}, "shifts is -1, but must be"),
+        ({"shifts": [0, 1.5]}, "shifts is 1.5, but must be"),
+        ({"shifts": np.array([True, False])}, "shifts is True, but must be"),
         ({"prompts": ["text", [1]]}, "prompt 0 is a string"),
-        ({"prompts": [[1], []]}, "prompt 1 has no tokens"),
-        ({"prompts": [[1], [300]]}, "prompt 1 has a token outside the model's 0 to 299"),
-        ({"prompts": [[1] * 120, [3]], "max_new_tokens": 9}, "exceed the model's 128 positions"),
+        ({"prompts": "text"}, "prompts is one string"),
         ({"watermark": None, "shifts": 0}, "no key to shift"),
     ],
 )
@@ -206,7 +224,79 @@ def test_bad_settings_are_named_before_any_work(change, message):
     settings |= change
     prompts, mark = settings.pop("prompts"), settings.pop("watermark")
     with pytest.raises(WatermarkError, match=message):
-        generate_iter(llama(), prompts, mark, **settings)
+        generate(llama(), prompts, mark, on_done=lambda *_: pytest.fail("begun"), **settings)
+
+
+def test_a_bad_prompt_does_not_end_the_others():
+    bad = {
+        0: (
+            [1] * 120,
+            "has 120 tokens: with max_new_tokens 9 they exceed the model's 128 positions",
+        ),
+        2: ([], "has no tokens"),
+        3: ([300], "has a token outside the model's 0 to 299"),
+        5: ([1.5, 2.0], "cannot be read"),
+        6: (7, "cannot be read"),
+        7: (None, "cannot be read"),
+        8: ([2**63], "cannot be read"),
+        9: (["a"], "cannot be read"),
+    }
+    good = iter(PROMPTS)
+    prompts = [bad[i][0] if i in bad else next(good) for i in range(12)]
+    seen, mark, settings = [], watermark_of("exp"), {"max_new_tokens": 9}
+    shifts = list(range(12))
+    made = generate(
+        llama(), prompts, mark, shifts=shifts, on_done=lambda i, _: seen.append(i), **settings
+    )
+    assert sorted(seen) == shifts
+    for i, (prompt, message) in bad.items():
+        assert made[i] == Generation(prompt, None, [], None, made[i].error)
+        assert made[i].error.startswith(f"prompt {i} {message}")
+    rest = [i for i in shifts if i not in bad]
+    assert [made[i] for i in rest] == generate(
+        llama(), [prompts[i] for i in rest], mark, shifts=rest, **settings
+    )
+    assert all(made[i].error is None for i in rest)
+    alone = generate(llama(), [[300], []], mark, **settings)
+    assert [len(one.tokens) for one in alone] == [0, 0]
+    assert None not in [one.error for one in alone]
+
+
+def test_a_text_that_is_no_text_is_one_prompts_error():
+    prompts = ["w5 w6", "\ud800", "w7"]
+    made = generate(
+        llama(), prompts, watermark_of("exp"), max_new_tokens=3, tokenizer=tiny.words(VOCAB)
+    )
+    assert [one.error is None for one in made] == [True, False, True]
+    assert [len(one.tokens) for one in made] == [3, 0, 3]
+    assert made[1].text is None
+    assert made[2].text.startswith("w")
+
+
+def test_numpy_numbers_do_not_wrap():
+    """uint8 counts would wrap at 256, in rows, draws and columns."""
+    model, mark = llama(max_position_embeddings=512), watermark_of("exp", key_length=700)
+    count = 250
+    plain = {
+        "max_new_tokens": count,
+        "batch_size": 200,
+        "top_k": 50,
+        "seed": 3,
+        "temperature": float(np.float32(0.7)),
+        "top_p": float(np.float32(0.9)),
+    }
+    kinds = {"temperature": np.float32, "top_p": np.float32, "seed": np.uint16}
+    small = {name: kinds.get(name, np.uint8)(value) for name, value in plain.items()}
+    shifts = [255, 3]
+    expected = generate(model, PROMPTS[:2], mark, shifts=shifts, **plain)
+    for given in (np.array(shifts, np.uint8), [np.uint8(255), np.int8(3)], torch.tensor(shifts)):
+        made = generate(model, PROMPTS[:2], mark, shifts=given, **small)
+        assert made == expected
+        assert {type(one.shift) for one in made} == {int}
+    one = generate(model, [[5]], mark, shifts=np.array(255), **small)
+    assert one == generate(model, [[5]], mark, shifts=255, **plain)
+    free = generate(model, PROMPTS, None, **{**small, "max_new_tokens": np.uint8(200)})
+    assert free == generate(model, PROMPTS, None, **{**plain, "max_new_tokens": 200})
 
 
 @pytest.mark.parametrize("generator", [None, "torch"])
@@ -233,19 +323,6 @@ def test_the_detector_finds_what_was_generated(scheme, generator):
     assert [one.p_value for one in found[:8]] == [0.01] * 8
     assert np.mean([one.p_value for one in found[8:]]) > 0.2
     assert [one.shift for one in found[:8]] == [one.shift for one in made]
-
-
-def test_both_names_of_the_cache_and_wrapped_models():
-    assert cache_of({"logits": 0, "cache": 1}) == {"cache": 1}
-    assert cache_of({"logits": 0, "past_key_values": 1}) == {"past_key_values": 1}
-    with pytest.raises(WatermarkError, match="no KV cache"):
-        cache_of({"logits": 0, "cache": None})
-    wrapped = llama()
-    inner = wrapped.forward
-    wrapped.forward = lambda *args, **kwargs: inner(*args, **kwargs)
-    settings = {"max_new_tokens": 5, "seed": 1}
-    made = generate(wrapped, PROMPTS, watermark_of("exp"), **settings)
-    assert made == generate(llama(), PROMPTS, watermark_of("exp"), **settings)
 
 
 def warped(logits, temperature=1.0, top_k=None, top_p=None):

@@ -4,19 +4,19 @@ Kuditipudi et al., arXiv 2307.15593: token i (from 0) of a text with shift s is 
 model's probabilities and of key row (s + i) mod n.
 """
 
-import inspect
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wmcore import sampling
+from wmcore import sampling, stepping
+from wmcore.checks import real_number, token_ids, whole_number
 from wmcore.errors import WatermarkError
 from wmcore.kernels.constants import DOMAIN_SHIFT
+from wmcore.progress import progress_bar
 
 if TYPE_CHECKING:
     from wmcore.watermark import Watermark
@@ -36,7 +36,9 @@ class Generation:
     tokens: list[int] = field(repr=False)
     """The new tokens, with the end-of-text token if it was drawn: what a detector should see."""
     shift: int | None
-    """Key row of the first token; None without a watermark."""
+    """Key row of the first token; None without a watermark, or with an error."""
+    error: str | None = None
+    """Why the prompt could not be continued; then there are no tokens."""
 
 
 def generate(
@@ -54,6 +56,7 @@ def generate(
     eos: bool = True,
     progress: bool = True,
     tokenizer: Any = None,
+    on_done: Callable[[int, Generation], None] | None = None,
 ) -> list[Generation]:
     """Continue prompts with tokens drawn from a watermark's key.
 
@@ -63,10 +66,11 @@ def generate(
     Parameters
     ----------
     model
-        A causal language model of transformers, on any device, in eval mode.
+        A causal language model of transformers, on any device, in eval mode; also in a wrapper, as PEFT's.
     prompts
         Strings (then a tokenizer is needed) or sequences of token ids. An empty string starts from
-        the tokenizer's beginning-of-text token.
+        the tokenizer's beginning-of-text token. One that the model cannot read gives a Generation
+        with an error, and the others are continued.
     watermark
         None samples without a watermark in the same loop.
     max_new_tokens
@@ -74,7 +78,8 @@ def generate(
     temperature, top_k, top_p
         As in transformers, which also applies them; a temperature alone is applied in the kernel.
     batch_size
-        Prompts run at once. They are sorted by length inside, and padded on the left.
+        Prompts run at once. They are sorted by length inside, and padded on the left; models that padding
+        would change (state-space models and others, see `wmcore.stepping.may_pad`) get prompts of one length.
     shifts
         Key row at which each text starts, in [0, key length): one for all or one per prompt.
         None draws them at random, so that one key gives many texts.
@@ -87,6 +92,8 @@ def generate(
         Show a bar on standard error if that is a terminal.
     tokenizer
         Of the model; encodes prompts, decodes texts.
+    on_done
+        Called with (place in ``prompts``, Generation) as soon as a text is finished.
 
     Returns
     -------
@@ -96,7 +103,7 @@ def generate(
     Raises
     ------
     WatermarkError
-        For a setting out of range, a prompt the model cannot read, a model with fewer logits than
+        For a setting out of range, a model that cannot be stepped or has fewer logits than
         ``watermark.vocab_size`` (more are cut off), or logits without a distribution.
 
     Examples
@@ -107,49 +114,12 @@ def generate(
     ...     model, ["The sea"], watermark, max_new_tokens=50, tokenizer=tokenizer
     ... )  # doctest: +SKIP
     """
-    made = generate_iter(
-        model,
-        prompts,
-        watermark,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        batch_size=batch_size,
-        shifts=shifts,
-        seed=seed,
-        eos=eos,
-        progress=progress,
-        tokenizer=tokenizer,
-    )
-    return [generation for _, generation in sorted(made, key=lambda pair: pair[0])]
-
-
-def generate_iter(
-    model: Any,
-    prompts: Sequence[str | Sequence[int]],
-    watermark: "Watermark | None",
-    *,
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    batch_size: int = 16,
-    shifts: int | Sequence[int] | None = None,
-    seed: int | None = None,
-    eos: bool = True,
-    progress: bool = True,
-    tokenizer: Any = None,
-) -> Iterator[tuple[int, Generation]]:
-    """`generate`, but giving (place in ``prompts``, Generation) as soon as a batch is done.
-
-    Settings are checked before the first batch, when this is called.
-    """
-    _at_least("max_new_tokens", max_new_tokens, 1)
-    _at_least("batch_size", batch_size, 1)
-    if seed is not None:
-        _at_least("seed", seed, 0)
-    ids = _encode(model, prompts, tokenizer, max_new_tokens)
+    max_new_tokens = whole_number("max_new_tokens", max_new_tokens, 1, MAX_ROWS)
+    batch_size = whole_number("batch_size", batch_size, 1)
+    seed = None if seed is None else whole_number("seed", seed)
+    if isinstance(prompts, str):
+        raise WatermarkError("prompts is one string, but must be a list: put it in brackets")
+    inner = stepping.language_model(model)
     starts = _starts(watermark, len(prompts), max_new_tokens, shifts, seed)
     draw = sampling.ordinary(seed) if watermark is None else sampling.watermarked(watermark)
     loop = _Loop(
@@ -157,25 +127,35 @@ def generate_iter(
         pick=_picker(draw, watermark, temperature, top_k, top_p),
         key_length=MAX_ROWS if watermark is None else watermark.key_length,
         max_new_tokens=max_new_tokens,
-        eos_ids=_eos_ids(model, tokenizer) if eos else frozenset(),
+        eos_ids=_eos_ids(inner, tokenizer) if eos else frozenset(),
     )
+    made: dict[int, Generation] = {}
 
-    def batches() -> Iterator[tuple[int, Generation]]:
-        longest_first = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        with _progress(progress) as bar:
-            task = bar.add_task("tokens", total=len(ids) * max_new_tokens)
-            for first in range(0, len(ids), batch_size):
-                batch = longest_first[first : first + batch_size]
-                texts = loop.run([ids[i] for i in batch], starts[batch], bar, task)
-                bar.update(task, completed=(first + len(batch)) * max_new_tokens)
-                for i, tokens in zip(batch, texts, strict=True):
-                    text = None
-                    if tokenizer is not None:
-                        text = tokenizer.decode(tokens, skip_special_tokens=True)
-                    shift = None if watermark is None else int(starts[i])
-                    yield i, Generation(prompts[i], text, tokens, shift)
+    def done(i: int, tokens: list[int], error: str | None = None) -> None:
+        text = shift = None
+        if error is None and tokenizer is not None:
+            text = tokenizer.decode(tokens, skip_special_tokens=True)
+        if error is None and watermark is not None:
+            shift = int(starts[i])
+        made[i] = Generation(prompts[i], text, tokens, shift, error)
+        if on_done is not None:
+            on_done(i, made[i])
 
-    return batches()
+    ids, errors = _encode(inner, prompts, tokenizer, max_new_tokens)
+    for i, error in errors.items():
+        done(i, [], error)
+    places = list(ids)
+    batches = stepping.batches(
+        [len(ids[i]) for i in places], batch_size, bool(ids) and stepping.may_pad(inner)
+    )
+    with progress_bar(wanted=progress) as bar:
+        task = bar.add_task("tokens", total=len(ids) * max_new_tokens)
+        finished = 0
+        for batch in ([places[p] for p in batch] for batch in batches):
+            loop.run({i: ids[i] for i in batch}, starts[batch], done, bar, task)
+            finished += len(batch)
+            bar.update(task, completed=finished * max_new_tokens)
+    return [made[i] for i in range(len(prompts))]
 
 
 READ_EVERY = 16
@@ -193,56 +173,49 @@ class _Loop:
     eos_ids: frozenset[int]
 
     def run(
-        self, prompts: list[list[int]], starts: NDArray[np.int64], bar: Any, task: Any
-    ) -> list[list[int]]:
-        """The new tokens of one batch. Text b draws its token i from row (starts[b] + i) mod n."""
+        self,
+        prompts: dict[int, list[int]],
+        starts: NDArray[np.int64],
+        done: Callable[[int, list[int]], None],
+        bar: Any,
+        task: Any,
+    ) -> None:
+        """Continue one batch; done(its key, new tokens) as soon as a text is finished.
+
+        Text b of the batch draws its token i from row (starts[b] + i) mod n.
+        """
         import torch
 
         with torch.inference_mode():
-            device = self.model.get_input_embeddings().weight.device
-            lengths = torch.tensor([len(p) for p in prompts])
-            width = int(lengths.max())
-            # Left padding: all prompts end together, so that new tokens form columns. Which token
-            # pads is of no account: the mask hides it.
-            inputs = torch.tensor([[0] * (width - len(p)) + p for p in prompts]).to(device)
-            mask = torch.ones(len(prompts), width + self.max_new_tokens, dtype=torch.long)
-            mask[:, :width] = torch.arange(width) >= width - lengths[:, None]
-            positions = (mask.cumsum(1) - 1).clamp(min=0).to(device)
-            mask = mask.to(device)
-            optional = _optional_inputs(self.model)
-            cache: dict[str, Any] = {}
-            texts: list[list[int]] = [[] for _ in prompts]
-            active = np.arange(len(prompts))
+            stepper = stepping.Stepper(self.model, list(prompts.values()), self.max_new_tokens)
+            device = stepper.device
+            keys = list(prompts)
+            texts: list[list[int]] = [[] for _ in keys]
+            active = np.arange(len(keys))
             chosen = torch.from_numpy(active).to(device)
             unread: list[Any] = []
             for i in range(self.max_new_tokens):  # hot loop
-                seen = width + i
-                extra = {"position_ids": positions[:, seen - inputs.shape[1] : seen]}
-                extra["logits_to_keep"] = 1
-                output = self.model(
-                    input_ids=inputs,
-                    attention_mask=mask[:, :seen],
-                    use_cache=True,
-                    **{name: value for name, value in extra.items() if name in optional},
-                    **cache,
-                )
-                cache = cache_of(output)
-                logits = output.logits[:, -1]
-                if len(active) < len(prompts):
+                logits = stepper.logits()
+                if len(active) < len(keys):
                     logits = logits[chosen.to(logits.device)]
                 drawn = self.pick(logits, (starts[active] + i) % self.key_length)
                 unread.append(drawn)
-                inputs = torch.zeros(len(prompts), 1, dtype=torch.long, device=device)
-                inputs[chosen, 0] = drawn.to(device).clamp(min=0)
+                tokens = torch.zeros(len(keys), dtype=torch.long, device=device)
+                tokens[chosen] = drawn.to(device).clamp(min=0)
+                stepper.append(tokens)
                 bar.advance(task, len(active))
-                if len(unread) == self.read_every(device) or i + 1 == self.max_new_tokens:
+                last = i + 1 == self.max_new_tokens
+                if last or len(unread) == self.read_every(device):
                     left = self._read(torch.stack(unread, 1).cpu(), active, texts)
                     unread = []
+                    if last:
+                        left = left[:0]
+                    if len(left) < len(active):
+                        for b in np.setdiff1d(active, left).tolist():
+                            done(keys[b], texts[b])
+                        active, chosen = left, torch.from_numpy(left).to(device)
                     if not left.size:
                         break
-                    if len(left) < len(active):
-                        active, chosen = left, torch.from_numpy(left).to(device)
-        return texts
 
     @staticmethod
     def read_every(device: Any) -> int:
@@ -264,24 +237,6 @@ class _Loop:
         return np.array(left, int)
 
 
-def _optional_inputs(model: Any) -> set[str]:
-    """Which of two inputs to pass. A wrapper that only shows ``*args, **kwargs`` gets both."""
-    names = set(inspect.signature(model.forward).parameters)
-    wanted = {"position_ids", "logits_to_keep"}
-    return wanted & names if "input_ids" in names else wanted
-
-
-def cache_of(output: Any) -> dict[str, Any]:
-    """The KV cache under the name that the next call takes: `cache` since transformers 5.2x."""
-    for name in ("cache", "past_key_values"):
-        if name in output and output[name] is not None:
-            return {name: output[name]}
-    raise WatermarkError(
-        "model: its output has no KV cache; load it with transformers' AutoModelForCausalLM,"
-        " with use_cache=True in its configuration"
-    )
-
-
 def _picker(
     draw: sampling.Draw,
     watermark: "Watermark | None",
@@ -290,21 +245,22 @@ def _picker(
     top_p: float | None,
 ) -> Callable[[Any, NDArray[np.int64]], Any]:
     """(logits [B, V], key rows [B]) to tokens [B]: cut, warp as transformers does, draw."""
-    if not 0 < temperature < float("inf"):
-        raise WatermarkError(
-            f"temperature {temperature} is not above 0; 1.0 leaves the model as is"
-        )
+    temperature = real_number("temperature", temperature, 0)
+    if temperature == 0:
+        raise WatermarkError("temperature is 0, but must be above it; 1.0 leaves the model as is")
     if top_k is not None:
-        _at_least("top_k", top_k, 1)
-    if top_p is not None and not 0 < top_p <= 1:
-        raise WatermarkError(f"top_p {top_p} is outside (0, 1]; give a share of the probability")
+        top_k = whole_number("top_k", top_k, 1)
+    if top_p is not None:
+        top_p = real_number("top_p", top_p, 0, 1)
+        if top_p == 0:
+            raise WatermarkError("top_p is 0, but must be above it; 1.0 keeps every token")
     warpers: list[Any] = []
     if top_k is not None or top_p is not None:
         from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-        warpers.append(TemperatureLogitsWarper(float(temperature)))
+        warpers.append(TemperatureLogitsWarper(temperature))
         warpers += [TopKLogitsWarper(top_k)] if top_k is not None else []
-        warpers += [TopPLogitsWarper(float(top_p))] if top_p is not None else []
+        warpers += [TopPLogitsWarper(top_p)] if top_p is not None else []
 
     def pick(logits: Any, rows: NDArray[np.int64]) -> Any:
         if watermark is not None:
@@ -326,34 +282,50 @@ def _picker(
 
 def _encode(
     model: Any, prompts: Sequence[str | Sequence[int]], tokenizer: Any, max_new_tokens: int
-) -> list[list[int]]:
-    """Token ids of each prompt, checked against what the model can read."""
+) -> tuple[dict[int, list[int]], dict[int, str]]:
+    """By place: the token ids of the prompts that the model can continue, and what is wrong with the others."""
     known = model.get_input_embeddings().weight.shape[0]
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    ids: list[list[int]] = []
+    least = stepping.shortest_prompt(model)
+    ids: dict[int, list[int]] = {}
+    errors: dict[int, str] = {}
     for i, prompt in enumerate(prompts):
-        if isinstance(prompt, str):
-            if tokenizer is None:
-                raise WatermarkError(f"prompt {i} is a string: give tokenizer=, or token ids")
-            tokens = list(tokenizer(prompt).input_ids)
-            if not tokens and tokenizer.bos_token_id is not None:
-                tokens = [tokenizer.bos_token_id]
-        else:
-            tokens = [int(t) for t in prompt]
+        if isinstance(prompt, str) and tokenizer is None:
+            raise WatermarkError(f"prompt {i} is a string: give tokenizer=, or token ids")
+        try:
+            tokens = _tokens(prompt, tokenizer)
+        except (TypeError, ValueError, OverflowError) as error:
+            errors[i] = f"prompt {i} cannot be read ({error}); give a string or token ids"
+            continue
         if not tokens:
-            raise WatermarkError(f"prompt {i} has no tokens; give at least one")
-        if not 0 <= min(tokens) <= max(tokens) < known:
-            raise WatermarkError(
+            errors[i] = f"prompt {i} has no tokens; give at least one"
+        elif len(tokens) < least:
+            errors[i] = (
+                f"prompt {i} has {len(tokens)} tokens, but with this release of transformers"
+                f" the model needs {least}; lengthen the prompt or install a newer transformers"
+            )
+        elif not 0 <= min(tokens) <= max(tokens) < known:
+            errors[i] = (
                 f"prompt {i} has a token outside the model's 0 to {known - 1};"
                 " use the tokenizer of this model"
             )
-        if limit is not None and len(tokens) + max_new_tokens > limit:
-            raise WatermarkError(
+        elif limit is not None and len(tokens) + max_new_tokens > limit:
+            errors[i] = (
                 f"prompt {i} has {len(tokens)} tokens: with max_new_tokens {max_new_tokens} they"
                 f" exceed the model's {limit} positions; shorten the prompt or lower max_new_tokens"
             )
-        ids.append(tokens)
-    return ids
+        else:
+            ids[i] = tokens
+    return ids, errors
+
+
+def _tokens(prompt: Any, tokenizer: Any) -> list[int]:
+    if not isinstance(prompt, str):
+        return token_ids(prompt).tolist()
+    tokens = list(tokenizer(prompt).input_ids)
+    if not tokens and tokenizer.bos_token_id is not None:
+        tokens = [tokenizer.bos_token_id]
+    return tokens
 
 
 def _starts(
@@ -378,19 +350,25 @@ def _starts(
         warnings.warn(
             f"max_new_tokens {max_new_tokens} exceeds the key length {n}: beyond it, key rows are"
             " used again and the text is no longer distortion-free; use a longer key",
-            stacklevel=4,
+            stacklevel=3,
         )
     if shifts is None:
         entropy = None if seed is None else [seed, DOMAIN_SHIFT]
         return np.random.default_rng(entropy).integers(n, size=count)
-    given = np.array(shifts, np.int64)
-    if given.ndim == 0:
-        given = np.full(count, given)
-    if given.shape != (count,):
-        raise WatermarkError(f"shifts: {given.size} given for {count} prompts; give one for each")
-    for shift in given[(given < 0) | (given >= n)][:1]:
-        raise WatermarkError(f"shifts: {shift} is outside 0 to {n - 1}, the rows of the key")
-    return given
+    given = key_rows("shifts", shifts, n)
+    if isinstance(given, int):
+        return np.full(count, given)
+    if len(given) != count:
+        raise WatermarkError(f"shifts: {len(given)} given for {count} prompts; give one for each")
+    return np.array(given, np.int64)
+
+
+def key_rows(name: str, rows: Any, key_length: int) -> int | list[int]:
+    """One key row or several, in whatever form they came, as plain integers in [0, key_length)."""
+    plain = rows.tolist() if hasattr(rows, "tolist") else rows
+    if isinstance(plain, Iterable):
+        return [whole_number(name, row, 0, key_length - 1) for row in plain]
+    return whole_number(name, plain, 0, key_length - 1)
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -400,17 +378,3 @@ def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
         if ids is not None:
             return frozenset([ids] if isinstance(ids, int) else ids)
     return frozenset()
-
-
-def _progress(wanted: bool) -> Any:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    return Progress(
-        console=Console(stderr=True), transient=True, disable=not (wanted and sys.stderr.isatty())
-    )
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise WatermarkError(f"{name} is {value!r}, but must be a whole number of at least {least}")

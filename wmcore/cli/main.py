@@ -159,7 +159,8 @@ def generate(
     if not texts:
         raise WatermarkError(f"--prompts {prompts}: no line with a field 'prompt'; give some")
 
-    from wmcore.generation import generate_iter
+    from wmcore.generation import Generation
+    from wmcore.generation import generate as continue_prompts
     from wmcore.models import load_model
 
     loaded, tokenizer = load_model(model)
@@ -169,25 +170,31 @@ def generate(
             f"--model {model}: it has {logits:,} logits but the watermark was made for "
             f"{mark.vocab_size:,}: use {mark.tokenizer or 'its model'}, or make another watermark"
         )
-    done = generate_iter(
-        loaded,
-        [text for _, text in texts],
-        mark,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        batch_size=batch_size,
-        seed=seed,
-        tokenizer=tokenizer,
-    )
     with console.open_output(output) as out:
+
+        def write(number: int, made: Generation) -> None:
+            record: dict[str, Any] = {"index": texts[number][0], "prompt": made.prompt}
+            if made.error is None:
+                record |= {"text": made.text, "tokens": made.tokens, "shift": made.shift}
+            else:
+                record["error"] = made.error
+            console.write_record(out, record)
+
         for record in failed:
             console.write_record(out, record)
-        for number, made in done:
-            record = {"index": texts[number][0], "prompt": made.prompt, "text": made.text}
-            record |= {"tokens": made.tokens, "shift": made.shift}
-            console.write_record(out, record)
+        continue_prompts(
+            loaded,
+            [text for _, text in texts],
+            mark,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            batch_size=batch_size,
+            seed=seed,
+            tokenizer=tokenizer,
+            on_done=write,
+        )
 
 
 app.command(epilog=detect.EXAMPLES)(detect.detect)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from wmcore import SCHEMES, Detector, Watermark
+from wmcore import SCHEMES, Detector, Key, PublishedKey, Watermark
 from wmcore.engine import Engine
 from wmcore.kernels.backend import Backend
 from wmcore.kernels.problem import EXP, PLAIN, Problem, pack
@@ -70,6 +70,28 @@ def test_seeds():
     assert (seed_key(1) != seed_key(2)).any()
     assert (seed_key(None) != seed_key(None)).any()
     assert seed_key(0).shape == (8,)
+
+
+def test_who_knows_the_seed_but_not_the_key_knows_no_resample():
+    """One seed gives each secret key resamples of its own; those of a published key stay as they were."""
+    text = np.random.default_rng(0).integers(0, 50, size=12)
+
+    def null_of(key):
+        watermark = Watermark.create("exp", vocab_size=50, key_length=9, key=key)
+        found = []
+        for h in range(1, 40):  # the places of the first hits say which resamples there are
+            (d,) = Detector(watermark).detect([text], resamples=400, stop_after=h, seed=7)
+            found.append(d.resamples)
+        return found
+
+    one, other = Key(bytes(32)), Key(b"x" * 32)
+    assert null_of(one) == null_of(Key(bytes(32)))
+    assert null_of(one) != null_of(other)
+    assert len({seed_key(7, k.salt).tobytes() for k in (one, other, one.derive("a"))}) == 3
+    assert (seed_key(7, PublishedKey(1, "mersenne").salt) == seed_key(7)).all()
+    assert one.salt not in (bytes(32), one.fingerprint.encode())
+    controls = [k.control("exp", bytes(32)) for k in (one, other)]
+    assert controls[0] != controls[1]
 
 
 def zipf_text(rng, length, vocab_size):
@@ -142,7 +164,7 @@ def test_all_equal_costs_give_p_one():
     u = watermark.key.its_words(1)[0] >> 16
     (found,) = Detector(watermark).detect([text], resamples=400, stop_after=None, seed=1)
     assert found.statistic == 3 * u / 65536
-    null = [3 * naive.null_uniform(seed_key(1), t, 0, 1) for t in range(400)]
+    null = [3 * naive.null_uniform(seed_key(1, watermark.key.salt), t, 0, 1) for t in range(400)]
     assert found.p_value == naive.p_value(3 * int(u), null)
 
 

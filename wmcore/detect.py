@@ -158,7 +158,8 @@ class Detector:
     @property
     def subject(self) -> Subject:
         """What texts are tested for, as `plan.run` takes it."""
-        return Subject(self.statistic, self.engine, self.costs, self.watermark.key.fair)
+        key = self.watermark.key
+        return Subject(self.statistic, self.engine, self.costs, key.fair, key.salt)
 
     def __repr__(self) -> str:
         return f"Detector({self.watermark!r}, scheme={self.statistic.scheme.name!r}, backend={self.backend!r})"
@@ -190,7 +191,8 @@ class Detector:
             (Besag and Clifford 1991), which leaves p valid and makes texts without a watermark cheap. None uses all
             resamples: p = (1 + hits) / (T + 1).
         seed : int, optional
-            Seed of the resampled keys (default: a fresh one). The same seed gives the same p-values.
+            Seed of the resampled keys (default: a fresh one). The same seed gives the same p-values; it is mixed with
+            the key, so that an author who knows the seed, but not the key, cannot foresee them.
         calibration : Calibration, optional
             Take p from its stored statistics instead: approximate, and much faster.
         alignment : bool

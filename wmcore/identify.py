@@ -124,7 +124,13 @@ def _identify(
         best[better], index[better] = fits.value[better], i
         block[better], tau[better] = fits.block[better], fits.tau[better]
     test = permutation_test(
-        engine, texts, best, resamples=resamples, stop_after=stop_after, seed=seed
+        engine,
+        texts,
+        best,
+        resamples=resamples,
+        stop_after=stop_after,
+        seed=seed,
+        salt=b"".join(watermark.key.salt for watermark in watermarks),
     )
     statistic = engine.units(best)
     return [

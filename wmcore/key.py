@@ -1,7 +1,7 @@
 """Where random numbers come from: the ChaCha key, and the keys that the published code makes from a seed.
 
 Both kinds answer the same questions, so that nothing else asks which kind it has: `costs` (of tokens, to detect),
-`numbers` (to sample), `to_dict` (for a file), `derive`, `control`, `eta_denominator`, `fair`, `fingerprint`.
+`numbers` (to sample), `to_dict` (for a file), `derive`, `control`, `salt`, `eta_denominator`, `fair`, `fingerprint`.
 """
 
 import hashlib
@@ -81,9 +81,14 @@ class Key:
         message = b"wmcore derive\x00" + label.encode()
         return Key(hmac.new(self._secret, message, hashlib.sha256).digest())
 
-    def control(self, sampler: str, secret: bytes) -> "Key":
-        """A key of the same law that no text carries."""
-        return Key(secret)
+    @property
+    def salt(self) -> bytes:
+        """What seeds are mixed with, so that who knows a seed but not the key cannot foresee resampled keys."""
+        return hmac.new(self._secret, b"wmcore resamples", hashlib.sha256).digest()
+
+    def control(self, sampler: str, seed: bytes) -> "Key":
+        """A key of the same law that no text carries, made from 32 bytes and the secret."""
+        return Key(hmac.new(self._secret, b"wmcore control\x00" + seed, hashlib.sha256).digest())
 
     @property
     def fingerprint(self) -> str:
@@ -219,13 +224,16 @@ class PublishedKey:
             f"label {label!r} asks for a sub-key, which a published key does not have: use a secret key (Key.generate)"
         )
 
-    def control(self, sampler: str, secret: bytes) -> Key:
+    salt: ClassVar[bytes] = b""
+    """Nothing: a published key has no secret worth the name, and its resamples stay as they were."""
+
+    def control(self, sampler: str, seed: bytes) -> Key:
         """A key of the same law that no text carries; WatermarkError for "its", where there is none."""
         if sampler == "its":
             raise WatermarkError(
                 "controls needs keys of the same law, which a published its key has not: leave controls out"
             )
-        return Key(secret)
+        return Key(seed)
 
     @property
     def fingerprint(self) -> str:

@@ -114,6 +114,8 @@ class Subject:
     source: CostSource
     fair: bool
     """Whether the key's uniforms have the law that the proven bound assumes."""
+    salt: bytes
+    """Of the key: what the resamples' seed is mixed with."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,8 @@ def run(
     subject : Subject
     arrays : sequence of int64 arrays
     seed : int or None
-        Of the resamples: the same seed gives the same result of a text, whatever else is tested. None: a fresh one.
+        Of the resamples: the same seed gives the same result of a text under a key, whatever else is tested. None: a
+        fresh one.
     calibration : Calibration, optional
         The null of a calibrated first pass; a text of a length that it lacks gets a first pass with resamples.
     documents : sequence of int, optional
@@ -209,6 +212,7 @@ def run(
             resamples=plan.resamples,
             stop_after=plan.stop_after,
             seed=full_seed,
+            salt=subject.salt,
         )
         stopped = test.hits == (-1 if plan.stop_after is None else plan.stop_after)
         columns.set(
@@ -339,6 +343,7 @@ def _first_pass(
             resamples=plan.first_resamples,
             stop_after=plan.first_stop,
             seed=seed,
+            salt=subject.salt,
         )
         columns.set(at, p_value=found.p_value, hits=found.hits, resamples=found.resamples)
 

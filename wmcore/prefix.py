@@ -64,6 +64,8 @@ def prefix_curve(
         raise WatermarkError(batch.failed[0][1])
     texts = engine.pack(batch.arrays)
     value = engine.prefixes(texts, detector.costs)
-    hits = engine.prefix_hits(texts, value, Resamples(seed_key(seed), 0, resamples))
+    hits = engine.prefix_hits(
+        texts, value, Resamples(seed_key(seed, detector.watermark.key.salt), 0, resamples)
+    )
     lengths = np.arange(1, len(value) + 1)
     return PrefixCurve(lengths, (1 + hits) / (resamples + 1), engine.units(value))

@@ -1,8 +1,8 @@
 """Record what the code of today says: runs every case of `cases.py` and writes one JSON file for each group.
 
-The files beside this script were made from commit 164320f, before the wiring inside the package was rebuilt; they
-prove that statistics, p-values, counts, tokens and shards have stayed the same, bit for bit. They are remade only
-where a result is meant to change: say so in CHANGELOG.md. To remake them from an older commit, or to see what that
+The files beside this script were first made from commit 164320f, before the wiring inside the package was rebuilt,
+and equalled after it, bit for bit. They are remade only where a result is meant to change, and CHANGELOG.md says so:
+once since, when seeds were mixed with secret keys and exp texts got an e-value beside the bound from the statistic. To remake them from an older commit, or to see what that
 commit says, run this script with the Python of an environment in which that commit is installed:
 
     git worktree add ../old 164320f

@@ -235,12 +235,12 @@ class Scanner:
 
 @lru_cache(maxsize=4)
 def control_watermarks(watermark: Watermark, seed: int, count: int) -> list[Watermark]:
-    """Watermarks like this one with keys that no text carries, made from the scan's seed."""
-    secrets = (derived_seed(seed, "control", c).to_bytes(32, "little") for c in range(count))
+    """Watermarks like this one with keys that no text carries, made from the scan's seed and the secret."""
+    seeds = (derived_seed(seed, "control", c).to_bytes(32, "little") for c in range(count))
     key = watermark.key
     return [
-        replace(watermark, key=key.control(watermark.sampler, secret), tokenizer=None)
-        for secret in secrets
+        replace(watermark, key=key.control(watermark.sampler, each), tokenizer=None)
+        for each in seeds
     ]
 
 

@@ -52,6 +52,11 @@ def language_model(model: Any) -> Any:
     cache, _ = _dialect()
     if not _takes(type(inner).forward) & {cache, "cache_params"}:
         raise _unsupported(inner, "it keeps no cache of a known kind")
+    if any(
+        name.endswith("position_embeddings") and getattr(part, "padding_idx", None) is not None
+        for name, part in inner.named_modules()
+    ):  # RoBERTa and its kin
+        raise _unsupported(inner, "it counts positions from its padding token's number")
     adapters = getattr(model, "peft_config", None)
     if isinstance(adapters, dict) and any(
         getattr(one, "is_prompt_learning", False) for one in adapters.values()
@@ -106,12 +111,6 @@ def may_pad(model: Any) -> bool:
         return False
     if config.model_type in _PLACED_BY_MASK:
         return True
-    # RoBERTa and its kin count positions from the padding token's number.
-    if any(
-        name.endswith("position_embeddings") and getattr(part, "padding_idx", None) is not None
-        for name, part in inner.named_modules()
-    ):
-        return False
     prepare = type(inner).prepare_inputs_for_generation
     own = prepare is not GenerationMixin.prepare_inputs_for_generation
     takes = _takes(type(inner).forward) & (_takes(prepare) if own else {"position_ids"})

@@ -16,8 +16,8 @@ def setting(request):
     rng = np.random.default_rng(0)
     plain = rng.zipf(1.3, size=M) % V
     some = np.arange(0, V, 16)
-    costs, rows = detector.costs.costs(some, detector.engine, 1)
-    best = some[costs[rows][:, (9 + np.arange(M)) % 256].argmin(axis=0)]
+    costs = detector.engine.matrix(detector.costs, some)
+    best = some[costs[:, (9 + np.arange(M)) % 256].argmin(axis=0)]
     return detector, np.where(rng.random(M) < 0.5, best, plain), plain
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wmcore.kernels.cpu import align, bound, edit
+from wmcore.kernels.cpu import bound, edit, search
+from wmcore.kernels.problem import EDIT, EXP, Problem
 
 N, K, U = 256, 200, 130
+PROBLEM = Problem(EXP, EDIT, N, 0, 49152, 49151)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,8 @@ def test_edit_int32_cpp(benchmark, problem, tmp_path):
 def test_align_all_windows(benchmark, problem):
     costs, inverse = problem
     out = np.empty((1, N), np.int32)
-    benchmark(align.align_all, costs, N, inverse, K, out)
+    matrix = np.ascontiguousarray(costs[:, :N])
+    benchmark(search.align_all, matrix, PROBLEM, inverse, K, out)
     cells_per_second(benchmark, N * K)
 
 
@@ -74,7 +77,7 @@ def test_edit_bound_int16(benchmark, problem):
 
     @njit(nogil=True)
     def run(costs, inverse, row):
-        best, lowest = bound.edit_bound(costs, N, inverse, 0, K, 0, 6, 140, 0, N, row)
+        best, lowest = bound.bound_edit(costs, PROBLEM, (inverse, 0, K), 6, 140, (0, N), row)
         return bound.undecided(best, lowest, 0)
 
     rng = np.random.default_rng(1)

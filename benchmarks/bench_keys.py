@@ -29,7 +29,7 @@ def test_exp_table(benchmark):
 def test_exp_costs_of_a_text(benchmark):
     tokens = np.random.default_rng(0).integers(0, 49152, size=U)
     out = np.empty((U, N + 16), np.int32)
-    benchmark(costs.exp_costs, SECRET, tokens, N, 0, out)
+    benchmark(costs.exp_costs, SECRET, tokens, N, out)
     per_number(benchmark, U * N)
 
 

@@ -14,7 +14,7 @@ from machine import machine
 from texts import VOCAB, news_path, secret
 
 from wmcore import Detector
-from wmcore.kernels.packing import pack
+from wmcore.kernels.problem import pack
 from wmcore.models import load_tokenizer
 from wmcore.scan.fdr import PValues, false_bound
 
@@ -34,14 +34,10 @@ def documents() -> list[np.ndarray]:
 def statistics(scheme: str, texts: list[np.ndarray], keys: int) -> np.ndarray:
     """phi of every text under every key, in cost units: int32 [keys, texts]."""
     packed = pack(texts, None)
-    best = np.full(len(texts), 2**31 - 1, np.int32)
     found = np.empty((keys, len(texts)), np.int32)
     for i in range(keys):
         detector = Detector(secret(scheme, key=10_000 + i), threads=1)
-        costs, source = detector.costs.costs(packed.distinct, detector.engine, 1)
-        found[i] = detector.engine.observe(
-            detector.watermark.problem, packed, costs, source, best, 1
-        )[0]
+        found[i] = detector.engine.fit(packed, detector.costs).value
     return found
 
 

@@ -24,6 +24,7 @@ from texts import VOCAB, load, published, secret
 
 from wmcore import Detector
 from wmcore.calibration import Calibration
+from wmcore.kernels.problem import COSTS
 
 RESULTS = Path(__file__).parent / "results"
 T = 5000
@@ -43,8 +44,9 @@ def agree(peer: Peer, tokens: np.ndarray) -> float:
     theirs = peer.statistic(tokens, watermark)
     (ours,) = Detector(watermark, threads=1).detect([tokens], resamples=1)
     # Half a unit (its: one unit) a token on our side; float32 sums on theirs.
-    unit = 1 / watermark.problem.scale
-    allowed = len(tokens) * unit * (2 if watermark.its else 0.5) + 1e-5 * abs(theirs)
+    problem = watermark.problem()
+    units = 2 if COSTS[problem.cost].ranked else 0.5
+    allowed = len(tokens) * units / problem.scale + 1e-5 * abs(theirs)
     if abs(ours.statistic - theirs) > allowed:
         raise SystemExit(f"{peer.name} {peer.scheme}: statistic {theirs}, ours {ours.statistic}")
     return theirs
@@ -151,8 +153,8 @@ def large() -> dict:
     detector = Detector(watermark, threads=1)
     # A watermarked text as a model would write it: a third of the tokens forced, the others free.
     distinct = np.arange(0, VOCAB, 16)
-    costs, rows = detector.costs.costs(distinct, detector.engine, 1)
-    best = distinct[costs[rows][:, (77 + np.arange(1000)) % 4096].argmin(axis=0)]
+    costs = detector.engine.matrix(detector.costs, distinct)
+    best = distinct[costs[:, (77 + np.arange(1000)) % 4096].argmin(axis=0)]
     marked = np.where(rng.random(1000) < 0.3, best, plain)
     result = {}
     for name, text, stop in (("watermarked", marked, None), ("ordinary", plain, None)):

@@ -48,8 +48,8 @@ def text(detector: Detector, m: int, marked: bool, seed: int) -> np.ndarray:
         return plain
     some = np.arange(0, V, 16)
     n = detector.watermark.key_length
-    costs, rows = detector.costs.costs(some, detector.engine, 1)
-    best = some[costs[rows][:, (seed + np.arange(m)) % n].argmin(axis=0)]
+    costs = detector.engine.matrix(detector.costs, some)
+    best = some[costs[:, (seed + np.arange(m)) % n].argmin(axis=0)]
     return np.where(rng.random(m) < 0.5, best, plain)
 
 

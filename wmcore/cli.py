@@ -170,7 +170,7 @@ def generate(
     with textio.open_output(output) as out:
 
         def write(number: int, made: Generation) -> None:
-            record = {"index": texts[number][0], "prompt": made.prompt}
+            record: dict[str, Any] = {"index": texts[number][0], "prompt": made.prompt}
             if made.error is None:
                 record |= {"text": made.text, "tokens": made.tokens, "shift": made.shift}
             else:

@@ -24,7 +24,7 @@ def packages() -> list[str]:
     return found
 
 
-TOKENIZER = ["transformers>=4.56,<6", "gguf>=0.17,<1"]
+TOKENIZER = ["transformers>=4.57,<6", "gguf>=0.17,<1"]
 GENERATE = [*TOKENIZER, "torch>=2.6,<3", "accelerate>=1.1,<2"]
 SCAN = ["pyarrow>=17", "fsspec>=2024.6", "zstandard>=0.22,<1"]
 RAY = [*SCAN, "ray[data]>=2.51,<3"]

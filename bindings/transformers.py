@@ -4,10 +4,12 @@ The watermark belongs in ``watermarking_config``, which transformers applies aft
 ``logits_processor=[...]`` would be the wrong place: it runs before them, so the drawn token could be cut away.
 """
 
+import json
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -16,10 +18,11 @@ from wmcore import sampling
 from wmcore.checks import require
 from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
+from wmcore.generation import key_rows
 from wmcore.plan import STOP_AFTER
 from wmcore.watermark import Watermark
 
-require("transformers", "run pip install 'wmcore[generate]'", "4.56", "6")
+require("transformers", "run pip install 'wmcore[generate]'", "4.57", "6")
 
 import torch  # noqa: E402
 from transformers import LogitsProcessor  # noqa: E402
@@ -56,7 +59,7 @@ class WatermarkConfig(BaseWatermarkingConfig):
 
     def __init__(self, watermark: Watermark, shift: int | Sequence[int] | None = None) -> None:
         self.watermark = watermark
-        self.shift = shift
+        self.shift: int | list[int] | None = shift  # type: ignore[assignment]
         self.validate()
 
     def validate(self) -> None:
@@ -66,12 +69,8 @@ class WatermarkConfig(BaseWatermarkingConfig):
                 f"watermark is a {type(self.watermark).__name__}, but must be a Watermark: "
                 "use Watermark.load(path)"
             )
-        n = self.watermark.key_length
-        for shift in np.atleast_1d([] if self.shift is None else self.shift).tolist():
-            if not isinstance(shift, int) or not 0 <= shift < n:
-                raise WatermarkError(
-                    f"shift {shift!r} is outside 0 to {n - 1}, the rows of the key: give one of them, or None"
-                )
+        if self.shift is not None:
+            self.shift = key_rows("shift", self.shift, self.watermark.key_length)
 
     def construct_processor(self, vocab_size: int, device: Any = None) -> "WatermarkProcessor":
         """The logits processor of one `generate` call. transformers calls this."""
@@ -92,19 +91,25 @@ class WatermarkConfig(BaseWatermarkingConfig):
             )
         return WatermarkProcessor(self.watermark, self.shift)
 
-    def to_dict(self) -> dict[str, Any]:
-        """What may be shown and saved with a generation configuration: no key."""
-        shift = None if self.shift is None else np.asarray(self.shift).tolist()
-        return {"watermark": repr(self.watermark), "shift": shift}
+    def to_dict(self) -> None:
+        """Nothing: the null that a generation configuration holds in its file in place of this object.
+
+        The file must not hold the key, and from anything but null transformers would make a watermark of its own
+        kind, or fail to load the model. Warns when it is written to a file.
+        """
+        if _is_writing(sys._getframe(1)):
+            warnings.warn(
+                "the watermark is not saved with the generation configuration, so that its key stays secret: keep "
+                "it with Watermark.save, and pass watermarking_config=WatermarkConfig(watermark) after loading",
+                stacklevel=2,
+            )
 
     def __iter__(self) -> Any:
-        yield from self.to_dict().items()
+        yield from {"watermark": repr(self.watermark), "shift": self.shift}.items()
 
     def to_json_string(self) -> str:
-        """`to_dict` as JSON."""
-        import json
-
-        return json.dumps(self.to_dict(), indent=2) + "\n"
+        """What may be shown, as JSON: no key."""
+        return json.dumps(dict(self), indent=2) + "\n"
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> NoReturn:
@@ -113,6 +118,13 @@ class WatermarkConfig(BaseWatermarkingConfig):
             "a generation configuration does not hold the watermark's key: load the watermark file and pass "
             "watermarking_config=WatermarkConfig(Watermark.load(path))"
         )
+
+
+def _is_writing(frame: FrameType | None) -> bool:
+    """Whether transformers is writing a generation configuration to a file, in this frame or one that called it."""
+    while frame is not None and frame.f_code.co_name != "to_json_file":
+        frame = frame.f_back
+    return frame is not None
 
 
 def _refuse_other_searches(settings: Any) -> None:

@@ -68,15 +68,52 @@ def test_logits_beyond_the_vocabulary_and_saved_settings():
     )
     again = model.generate(**padded(PROMPTS), do_sample=True, max_new_tokens=20, top_k=0)
     assert again[:, 8:].tolist() == made.tolist()
-    for text in (repr(config), str(model.generation_config), json.dumps(dict(config))):
+    for text in (repr(config), json.dumps(dict(config)), str(model.generation_config)):
         assert mark.key.secret_hex not in text
-        assert mark.fingerprint in text
-    for shift in (np.array([1, 2]), range(2), torch.tensor([1]), np.int64(3)):
-        assert mark.fingerprint in str(
-            GenerationConfig(watermarking_config=WatermarkConfig(mark, shift))
-        )
+    assert mark.fingerprint in repr(config)
     with pytest.raises(WatermarkError, match="does not hold the watermark's key"):
-        WatermarkConfig.from_dict(config.to_dict())
+        WatermarkConfig.from_dict(dict(config))
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        (None, None),
+        (np.array([1, 2]), [1, 2]),
+        (range(2), [0, 1]),
+        (torch.tensor([1]), [1]),
+        (np.uint8(3), 3),
+        ((np.int8(1), 2), [1, 2]),
+    ],
+)
+def test_shifts_of_any_kind_are_stored_plain(given, plain):
+    config = WatermarkConfig(watermark_of(), given)
+    assert json.loads(config.to_json_string())["shift"] == config.shift == plain
+    assert str(GenerationConfig(watermarking_config=config))
+
+
+def test_a_model_folder_saved_with_a_watermark_loads_without_it(tmp_path):
+    """The file must not hold the key; what loads must not watermark in another way either."""
+    model, mark = llama(VOCAB), watermark_of()
+    model.generation_config.watermarking_config = WatermarkConfig(mark, [1, 2])
+    with pytest.warns(UserWarning, match="the watermark is not saved with the generation config"):
+        model.save_pretrained(tmp_path)
+    text = (tmp_path / "generation_config.json").read_text()
+    assert mark.key.secret_hex not in text
+    assert "shift" not in text
+    loaded = type(model).from_pretrained(tmp_path)
+    assert loaded.generation_config.watermarking_config is None
+    again = new_tokens(loaded.double(), PROMPTS[:2], WatermarkConfig(mark, [1, 2]), 5)
+    made = model.generate(**padded(PROMPTS[:2]), do_sample=True, max_new_tokens=5, top_k=0)
+    assert again.tolist() == made[:, 3:].tolist()
+
+
+def test_showing_a_configuration_does_not_warn(recwarn):
+    model = llama(VOCAB)
+    model.generation_config.watermarking_config = WatermarkConfig(watermark_of())
+    repr(model.generation_config)
+    model.generation_config.to_json_string()
+    assert not [w for w in recwarn if "watermark" in str(w.message)]
 
 
 @pytest.mark.parametrize("scheme", ["exp", "exp-edit", "its", "its-edit"])
@@ -178,9 +215,11 @@ def test_other_searches_are_refused_not_unwatermarked():
 def test_bad_settings_are_named():
     mark = watermark_of()
     for shift, message in [
-        (64, "shift 64 is outside 0 to 63"),
-        ([0, -1], "shift -1"),
-        (0.5, "0.5"),
+        (64, "shift is 64, but must be a whole number from 0 to 63"),
+        ([0, -1], "shift is -1"),
+        (0.5, "shift is 0.5"),
+        (True, "shift is True"),
+        ("1", "shift is '1'"),
     ]:
         with pytest.raises(WatermarkError, match=message):
             WatermarkConfig(mark, shift)

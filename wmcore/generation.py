@@ -200,8 +200,9 @@ class _Loop:
                     logits = logits[chosen.to(logits.device)]
                 drawn = self.pick(logits, (starts[active] + i) % self.key_length)
                 unread.append(drawn)
-                tokens = torch.zeros(len(keys), dtype=torch.long, device=device)
-                tokens[chosen] = drawn.to(device).clamp(min=0)
+                tokens = drawn.to(device).clamp(min=0)
+                if len(active) < len(keys):  # what is read after a text's end is of no account
+                    tokens = tokens.new_zeros(len(keys)).index_copy_(0, chosen, tokens)
                 stepper.append(tokens)
                 bar.advance(task, len(active))
                 last = i + 1 == self.max_new_tokens

@@ -1,8 +1,13 @@
 """The object a user keeps and its file."""
 
+import fcntl
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
+import threading
 import warnings
 
 import numpy as np
@@ -83,6 +88,53 @@ def test_saving_over_a_file_keeps_it_private(tmp_path):
     path.chmod(0o644)
     make().save(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_killed_save_leaves_no_secret_for_ever(tmp_path):
+    path = tmp_path / "watermark.json"
+    make().save(path)
+    before = path.read_bytes()
+    script = """
+import os, signal, sys
+from wmcore import Watermark
+mark = Watermark.load(sys.argv[1])
+os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
+mark.save(sys.argv[1])
+"""
+    for _ in range(3):
+        code = subprocess.run([sys.executable, "-c", script, path]).returncode
+        assert code == -signal.SIGKILL
+    assert path.read_bytes() == before
+    left = set(os.listdir(tmp_path)) - {"watermark.json"}
+    assert len(left) == 1  # each takes what the one before left
+    assert stat.S_IMODE((tmp_path / left.pop()).stat().st_mode) == 0o600
+
+    others = [".watermark.json.swp", "watermark.json.wmcore-new", ".other.json.x.wmcore-new"]
+    for name in others:
+        (tmp_path / name).write_text("not ours")
+    os.mkfifo(tmp_path / ".watermark.json.pipe.wmcore-new")
+    (tmp_path / ".watermark.json.link.wmcore-new").symlink_to(path)
+    make().save(path)
+    kept = {".watermark.json.link.wmcore-new", ".watermark.json.pipe.wmcore-new"}
+    assert set(os.listdir(tmp_path)) == {"watermark.json", *others, *kept}
+
+
+def test_what_a_live_writer_has_open_stays(tmp_path):
+    path = tmp_path / "watermark.json"
+    threads = [threading.Thread(target=make().save, args=(path,)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert os.listdir(tmp_path) == ["watermark.json"]
+    Watermark.load(path)
+    mine = tmp_path / ".watermark.json.mine.wmcore-new"
+    with mine.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        make().save(path)
+        assert mine.exists()
+    make().save(path)
+    assert not mine.exists()
 
 
 def test_a_file_that_cannot_be_written(tmp_path):

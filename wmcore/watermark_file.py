@@ -12,9 +12,15 @@ from typing import Any
 from wmcore.errors import WatermarkError
 from wmcore.key import GENERATORS, Key, PublishedKey
 
+try:
+    import fcntl
+except ImportError:  # Windows: leftovers stay
+    fcntl = None  # type: ignore[assignment]
+
 FORMAT = "wmcore.watermark"
 VERSION = 1
 _LARGEST_FILE = 1 << 20
+_TEMPORARY = ".wmcore-new"
 
 
 def write(path: str | os.PathLike, fields: dict[str, Any]) -> None:
@@ -110,25 +116,61 @@ def _document(path: Path) -> dict[str, Any]:
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Write a file of mode 0600 beside its place, then move it there."""
+    """Write a file of mode 0600 beside its place, then move it there. Takes what dead writers left with it."""
+    temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
-    except OSError as error:
-        raise WatermarkError(
-            f"watermark file {path} cannot be written ({error.strerror}): check its folder"
-        ) from None
-    try:
+        _remove_leftovers(path)
+        handle, temporary = _own_temporary(path)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            if fcntl:
+                os.replace(temporary, path)  # still locked, so that nobody takes it for a leftover
+        if not fcntl:
+            os.replace(temporary, path)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
         raise WatermarkError(
-            f"watermark file {path} cannot be written ({error.strerror}): check that it is no folder and that "
-            "there is room"
+            f"watermark file {path} cannot be written ({error.strerror}): check its folder, that it is no folder "
+            "itself and that there is room"
         ) from None
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def _own_temporary(path: Path) -> tuple[int, str]:
+    """A new file of mode 0600, locked for as long as it is open: (handle, name)."""
+    while True:
+        handle, name = tempfile.mkstemp(_TEMPORARY, f".{path.name}.", path.parent)
+        _lock(handle)
+        if os.fstat(handle).st_nlink:
+            return handle, name
+        os.close(handle)  # another writer took it for a leftover before it was locked
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files that killed writers of `path` left: they hold a secret, and nobody has them open."""
+    for name in os.listdir(path.parent) if fcntl else ():
+        if not (name.startswith(f".{path.name}.") and name.endswith(_TEMPORARY)):
+            continue
+        with contextlib.suppress(OSError):
+            handle = os.open(path.parent / name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                found = os.fstat(handle)
+                if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and _lock(handle):
+                    os.unlink(path.parent / name)
+            finally:
+                os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Whether an open file could be locked: nobody else has it locked, and the file system knows locks."""
+    if not fcntl:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -65,14 +65,27 @@ def detect(
         ),
     ] = None,
     stop_after: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=0,
             max=MOST,
-            help="Stop a text once this many of them fit as well as the key; 0 uses them all.",
+            help="Stop a text once this many of them fit as well as the key; 0 uses them all. Default: 50.",
         ),
-    ] = 50,
+    ] = None,
     seed: Seed = None,
+    verdict_only: Annotated[
+        bool,
+        typer.Option(
+            "--verdict-only",
+            help="Say found or not found, and nothing that helps a stranger to forge a text.",
+        ),
+    ] = False,
+    level: Annotated[
+        float | None,
+        typer.Option(
+            help="With --verdict-only: the p up to which a text is found. Default: 0.001."
+        ),
+    ] = None,
     text_field: Annotated[
         str | None, typer.Option(help="Field of the records with the text. Default: text.")
     ] = None,
@@ -93,10 +106,17 @@ def detect(
             raise WatermarkError(f"{path}: no such file, or it cannot be read")
         if path != "-" and Path(path).is_dir():
             raise WatermarkError(f"{path}: a folder; name the files in it")
+    tuning = {"--resamples": resamples, "--stop-after": stop_after, "--seed": seed}
+    for option in [name for name, value in tuning.items() if value is not None and verdict_only]:
+        raise WatermarkError(f"--verdict-only has a test of its own: leave {option} out")
+    if level is not None and not verdict_only:
+        raise WatermarkError("--level is for --verdict-only: give that, too, or leave --level out")
     named = text_field is not None or tokens_field is not None
     formats = [given_format(path, named) for path in files]
 
     from wmcore.detect import Detector
+    from wmcore.plan import STOP_AFTER
+    from wmcore.verdict import LEVEL
     from wmcore.watermark import Watermark
 
     mark = Watermark.load(watermark)
@@ -112,13 +132,16 @@ def detect(
     rows: list[dict[str, Any]] = []
     try:
         with progress_bar() as bar, open_output("-") as out:
-            results = detect_all(
-                detector,
-                documents,
-                resamples=resamples,
-                stop_after=stop_after or None,
-                seed=seed,
-            )
+            if verdict_only:
+                results = judge_all(detector, documents, LEVEL if level is None else level)
+            else:
+                results = detect_all(
+                    detector,
+                    documents,
+                    resamples=resamples,
+                    stop_after=STOP_AFTER if stop_after is None else stop_after or None,
+                    seed=seed,
+                )
             for row in bar.track(results, description="documents"):
                 failed += row["error"] is not None
                 tested += 1
@@ -128,7 +151,7 @@ def detect(
                     rows.append(row)
     finally:
         if rows:
-            _show(rows, detector)
+            _show(rows, detector, verdict_only)
     if failed:
         note(f"{failed:,} of {tested:,} documents could not be tested")
     if not tested:
@@ -154,6 +177,20 @@ def detect_all(
             yield {"document": document.id, **result.to_dict()}
 
 
+def judge_all(
+    detector: "Detector", documents: Iterable[Document], level: float
+) -> Iterator[dict[str, Any]]:
+    """A verdict for every document, in order; unreadable ones are passed through."""
+    from wmcore.verdict import Verdict, verdicts
+
+    for batch in _batches(documents):
+        contents = [d.content for d in batch if d.error is None]
+        found: Iterator[Verdict] = iter(verdicts(detector, contents, level=level))
+        for document in batch:
+            answer = next(found) if document.error is None else Verdict(None, document.error)
+            yield {"document": document.id, "found": answer.found, "error": answer.error}
+
+
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     batch: list[Document] = []
     size = 0
@@ -167,7 +204,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _show(rows: list[dict[str, Any]], detector: "Detector") -> None:
+def _show(rows: list[dict[str, Any]], detector: "Detector", verdict_only: bool) -> None:
     """The results as a table on standard output."""
     from rich.table import Table
     from rich.text import Text
@@ -175,17 +212,29 @@ def _show(rows: list[dict[str, Any]], detector: "Detector") -> None:
     title = f"{detector.statistic.scheme.name}, watermark {detector.watermark.fingerprint}"
     table = Table(title=title)
     table.add_column("document", overflow="fold")
-    table.add_column("tokens", justify="right")
-    table.add_column("statistic", justify="right")
-    table.add_column("p", justify="right")
+    for name in ["verdict"] if verdict_only else ["tokens", "statistic", "p"]:
+        table.add_column(name, justify="right")
     table.add_column("note", overflow="fold")
     for row in rows:
-        p = row["p_value"]
+        cells = [_verdict(row["found"])] if verdict_only else _numbers(row)
         table.add_row(
             Text(printable(row["document"])),
-            "" if row.get("length") is None else f"{row['length']:,}",
-            "" if row.get("statistic") is None else f"{row['statistic']:.2f}",
-            Text("" if p is None else f"{p:.4g}", style="bold" if p and p <= 0.01 else ""),
+            *(Text(cell, style="bold" if bold else "") for cell, bold in cells),
             Text(printable(row["error"] or "")),
         )
     show_table(table_console(160), table)
+
+
+def _verdict(found: bool | None) -> tuple[str, bool]:
+    """A verdict in words, and whether it is bold."""
+    return {True: ("found", True), False: ("not found", False), None: ("", False)}[found]
+
+
+def _numbers(row: dict[str, Any]) -> list[tuple[str, bool]]:
+    """Tokens, statistic and p, each with whether it is bold."""
+    p, length, statistic = row["p_value"], row["length"], row["statistic"]
+    return [
+        ("" if length is None else f"{length:,}", False),
+        ("" if statistic is None else f"{statistic:.2f}", False),
+        ("" if p is None else f"{p:.4g}", p is not None and p <= 0.01),
+    ]

@@ -1,0 +1,92 @@
+"""Found or not, and nothing else: what a detector may tell strangers (`docs/security.md`).
+
+A p-value, a statistic, a shift or an alignment of a text of the stranger's choice says which tokens fit which key rows:
+with V questions of one token each, a text is forged without the key. A verdict at one level says at most one bit, and
+none about texts of few different tokens.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from wmcore.checks import real_number, whole_number
+from wmcore.detect import Detector
+from wmcore.plan import RESAMPLES, Plan
+
+LEVEL = 0.001
+"""The default level: one text in a thousand without the watermark is found by chance."""
+LEAST_DISTINCT = 25
+"""A text needs this many different tokens, unless something else is asked for."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a text carries the watermark; None where `error` says why there is no answer.
+
+    No field depends on the key but `found`.
+    """
+
+    found: bool | None
+    error: str | None = None
+
+
+def verdicts(
+    detector: Detector,
+    texts: Sequence[Any],
+    *,
+    level: float = LEVEL,
+    least_distinct: int = LEAST_DISTINCT,
+) -> list[Verdict]:
+    """Whether p <= level, for each text; the same text gets the same answer.
+
+    Parameters
+    ----------
+    detector : Detector
+    texts : sequence
+        As `Detector.detect` takes them.
+    level : float
+        The chance that a text without the watermark is found, from 1e-5 to 0.1.
+    least_distinct : int
+        A text with fewer different tokens gets an `error`.
+
+    Returns
+    -------
+    list of Verdict
+        One for each text, in order.
+
+    Raises
+    ------
+    WatermarkError
+        For a number out of range.
+    TypeError
+        For one text in place of a list of texts.
+
+    Notes
+    -----
+    How long it takes depends on the text and on the key: answer strangers after a fixed time, and limit how much they
+    may ask. The resamples' seed is fixed and mixed with the key: asking again tells nothing new, unless the key is a
+    published one.
+    """
+    level = real_number("level", level, 1e-5, 0.1)
+    least_distinct = whole_number("least_distinct", least_distinct, 1)
+    batch = detector.read(texts)
+    answers = [Verdict(None, "not tested")] * (len(batch.places) + len(batch.failed))
+    for place, (_, error) in batch.failed.items():
+        answers[place] = Verdict(None, error)
+    places, arrays = [], []
+    for place, array in zip(batch.places, batch.arrays, strict=True):
+        distinct = len(np.unique(array))
+        if distinct < least_distinct:
+            reason = f"the text has {distinct} different tokens, but {least_distinct} are needed"
+            answers[place] = Verdict(None, reason)
+        else:
+            places.append(place)
+            arrays.append(array)
+    # So that the least p of the permutation test is about half of the level.
+    plan = Plan(max(RESAMPLES, math.ceil(2 / level) - 1))
+    for place, found in zip(places, detector.detect(arrays, plan=plan, seed=0), strict=True):
+        answers[place] = Verdict(bool(found.p_value <= level), None)
+    return answers

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wmcore import Key, PublishedKey, Watermark, generate
+from wmcore import SCHEMES, Key, PublishedKey, Watermark, generate
 
 RAW = Path(__file__).parent / "results" / "raw"
 SEED = 42
@@ -68,12 +68,12 @@ def _make(count: int, length: int) -> dict[str, list[list[int]]]:
 
 
 def secret(scheme: str, key: int = 0, **settings) -> Watermark:
-    """A watermark with a ChaCha key that no text carries."""
+    """A watermark with a ChaCha key that no text carries, tested as the published code tests."""
     return Watermark.create(
         scheme,
         vocab_size=VOCAB,
         key=Key(key.to_bytes(32, "little")),
-        **{"key_length": 256, **settings},
+        **{"key_length": 256, "gap": SCHEMES[scheme].published_gap, **settings},
     )
 
 

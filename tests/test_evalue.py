@@ -84,7 +84,7 @@ def test_one_over_e_is_a_p_value(repeats):
 def test_edited_text_has_a_proven_p():
     """Where the bound from the statistic proves nothing, the e-value does: tokens of two nats, a fifth edited."""
     rng = np.random.default_rng(5)
-    mark = Watermark.create("exp-edit", vocab_size=2000, key=Key(bytes(32)))
+    mark = Watermark.create("exp-edit", vocab_size=2000, gap=0.0, key=Key(bytes(32)))
     detector = Detector(mark)
     costs = detector.engine.matrix(detector.costs, np.arange(2000))
     some = rng.integers(

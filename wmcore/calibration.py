@@ -89,7 +89,7 @@ class Calibration:
         statistic = watermark.statistic if statistic is None else statistic
         problem = watermark.problem(statistic)
         engine = Engine(backend, problem, statistic.block_length, thread_count(threads))
-        key = seed_key(seed)
+        key = seed_key(seed, watermark.key.salt)
         rng = np.random.default_rng(key)
         sizes = np.unique(np.asarray(lengths, np.int64))
         if sizes.size == 0:

@@ -73,13 +73,17 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Scheme:
-    """A row of the table. gap: the default gap cost, 0.0 where the alignment has none."""
+    """A row of the table.
+
+    gap: the default gap cost, 0.0 where the alignment has none; published_gap: that of the published code.
+    """
 
     name: str
     sampler: str
     cost: TokenCost
     alignment: Alignment
     gap: float
+    published_gap: float
 
     def __reduce__(self) -> tuple[Callable[[object], "Scheme"], tuple[str]]:
         return scheme_of, (self.name,)
@@ -121,10 +125,10 @@ ALIGNMENTS = {alignment.name: alignment for alignment in (PLAIN, EDIT)}
 SCHEMES = {
     scheme.name: scheme
     for scheme in (
-        Scheme("exp", "exp", EXP_COST, PLAIN, 0.0),
-        Scheme("exp-edit", "exp", EXP_COST, EDIT, 0.0),
-        Scheme("its", "its", ITS_COST, PLAIN, 0.0),
-        Scheme("its-edit", "its", ITS_COST, EDIT, 0.4),
+        Scheme("exp", "exp", EXP_COST, PLAIN, 0.0, 0.0),
+        Scheme("exp-edit", "exp", EXP_COST, EDIT, 3.0, 0.0),
+        Scheme("its", "its", ITS_COST, PLAIN, 0.0, 0.0),
+        Scheme("its-edit", "its", ITS_COST, EDIT, 0.4, 0.4),
     )
 }
 """Exponential minimum (exp) or inverse transform (its) sampling, aligned without or with edits, by name."""

@@ -85,7 +85,7 @@ class Watermark:
         key: Key | None = None,
         tokenizer: str | None = None,
     ) -> "Watermark":
-        """A watermark with its own secret key (a new one unless given).
+        """A watermark with its own secret key (a new one unless given) and the scheme's gap cost (3.0 for exp-edit).
 
         Raises
         ------
@@ -109,8 +109,8 @@ class Watermark:
         gap: float | None = None,
         tokenizer: str | None = None,
     ) -> "Watermark":
-        """A watermark with the key that the published code makes from a seed (see `PublishedKey`)."""
-        gap = scheme_of(scheme).gap if gap is None else gap
+        """A watermark with the key that the published code makes from a seed (see `PublishedKey`), and its gap cost."""
+        gap = scheme_of(scheme).published_gap if gap is None else gap
         key = PublishedKey(seed, generator)
         return cls(scheme, vocab_size, key_length, block_length, gap, key, tokenizer)
 

@@ -41,7 +41,7 @@ class Lanes(NamedTuple):
     period_stride: int
 
 
-@njit(nogil=True)
+@njit(nogil=True, inline="always")  # called with records, it is 8 % slower
 def edit_lanes(lanes, start, block, length, row, diagonal_out):
     """E[k, 1 .. length] of sixteen alignments that start at key position `start`.
 

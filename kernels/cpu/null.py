@@ -13,16 +13,9 @@ from ..problem import EDIT
 from .bound import bound_edit, bound_plain, undecided
 from .costs import wrap
 from .edit import Block
+from .memory import aligned_i16
 from .resample import make_bounds, make_pair, resample_scratch
 from .search import search, search_scratch
-
-
-@njit(nogil=True)
-def _aligned(size):
-    """int16 [size] that starts on a cache line: SIMD loads of it never cross one."""
-    memory = np.empty(size + 32, np.int16)
-    skip = (-memory.ctypes.data % 64) // 2
-    return memory[skip : skip + size]
 
 
 @njit(nogil=True)
@@ -70,8 +63,8 @@ def bound_groups(problem, texts, bounds, seed_key, groups, out):
     first_group, last_group, base = groups
     n_rows, longest = _largest(texts, bounds.members)
     n, edits = problem.n, problem.alignment == EDIT
-    costs = _aligned(n_rows * n * 32)
-    row = _aligned(32 * (n + longest) if edits else 32)
+    costs = aligned_i16(n_rows * n * 32)
+    row = aligned_i16(32 * (n + longest) if edits else 32)
     seen = np.zeros(problem.vocab_size + 1, np.int32)
     for group in range(first_group, last_group):
         make_bounds(seed_key, problem, group, n_rows, bounds.shift, seen, costs)

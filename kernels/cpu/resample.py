@@ -25,6 +25,7 @@ from ..constants import (
 from ..problem import ITS
 from .chacha import blocks
 from .costs import exp_cost
+from .memory import aligned_i32
 from .simd import (
     bits_float,
     float_bits,
@@ -248,8 +249,9 @@ def resample_scratch(problem, n_rows):
     """`Scratch` for a problem."""
     n = problem.n
     ranked = problem.cost == ITS
+    width = n + (n + 15) // 16 + 32
     return Scratch(
-        np.empty((2, n_rows, n + (n + 15) // 16 + 32), np.int32),
+        aligned_i32(2 * n_rows * width).reshape((2, n_rows, width)),
         np.empty((2, n if ranked else 1), np.int32),
         np.empty(n_rows if ranked else 1, np.int32),
         np.zeros(problem.vocab_size + 1 if ranked else 1, np.int32),

@@ -12,6 +12,7 @@ from ..constants import NOTHING
 from ..problem import EDIT
 from .costs import wrap
 from .edit import Block, edit_all, edit_windows, interleave, interleaved_lanes, super_windows
+from .memory import aligned_i32
 from .plain import plain_all, plain_search
 
 
@@ -27,8 +28,8 @@ def search_scratch(problem, n_rows, k):
         size += (n_rows * span + 16) * interleaved_lanes(span, length)
         row = max(row, 16 * (length + 1))
     return (
-        np.empty(row, np.int32),
-        np.empty(size, np.int32),
+        aligned_i32(row),
+        aligned_i32(size),
         np.empty(16, np.int64),
         np.empty((128, 4), np.int64),
         np.empty(8, np.int64),

@@ -18,6 +18,9 @@ THREADS: list[int | None] = [None]
 """CPU threads of every call, in a list so that the maker can set it. No result may depend on it."""
 
 
+PUBLISHED_GAPS = {"exp": 0.0, "exp-edit": 0.0, "its": 0.0, "its-edit": 0.4}
+
+
 def words(name: str, count: int) -> np.ndarray:
     """Uniform words made of a name by SHAKE-256: uint64 [count]. The same on every machine and in every version."""
     return np.frombuffer(hashlib.shake_256(name.encode()).digest(8 * count), "<u8")
@@ -34,8 +37,10 @@ def unit(name: str, count: int) -> np.ndarray:
 
 
 def mark_of(scheme: str, key: str, **settings) -> Watermark:
-    """A watermark with one of `KEYS`; settings as for `Watermark.create`."""
+    """A watermark with one of `KEYS`; settings as for `Watermark.create`. A gap of None is the published one."""
     settings = {"vocab_size": V, **settings}
+    if settings.get("gap") is None:
+        settings["gap"] = PUBLISHED_GAPS[scheme]
     if key == "chacha":
         return Watermark.create(scheme, key=Key(SECRET), **settings)
     return Watermark.published(scheme, seed=1234, generator=key, **settings)

@@ -8,6 +8,7 @@ import torch
 
 from recorded.common import (
     KEYS,
+    PUBLISHED_GAPS,
     SECRET,
     THREADS,
     V,
@@ -225,6 +226,7 @@ def calibrated_cases() -> dict:
 def identified(scheme: str, key: str, k: int | None, count: int) -> list:
     """Which of several keys; text 1 carries the first one, which is there twice, texts 2 and 3 the third one."""
     settings = {"vocab_size": V, "key_length": 40, "block_length": k}
+    settings["gap"] = PUBLISHED_GAPS[scheme]
     marks: list[Watermark]
     if key == "chacha":
         root = Key(bytes(range(32)))

@@ -32,16 +32,18 @@ def scores(
     deduplicate counts a token only where its context is new in the text. Time: about 40 ns a token, key and four
     tokens of context; memory: 30 bytes a token of the longest text.
     """
-    from wmcore.kernels.cpu.philox import gumbel_scores
+    from wmcore.kernels.cpu.philox import Contexts, gumbel_scores
     from wmcore.kernels.cpu.threads import run, slices
 
     offsets = np.zeros(len(texts) + 1, np.int64)
     np.cumsum([len(text) for text in texts], out=offsets[1:])
     tokens = np.concatenate([*texts, np.empty(0, np.int64)]).astype(np.uint32)
     score, counted = np.zeros(len(texts)), np.zeros(len(texts), np.int64)
-    words, shares = np.array(keys, np.uint64), np.array(weights, np.float64)
+    contexts = Contexts(
+        context_width, np.array(keys, np.uint64), np.array(weights, np.float64), deduplicate
+    )
     jobs = [
-        (tokens, offsets, a, b, context_width, words, shares, deduplicate, score, counted)
+        (tokens, offsets, a, b, contexts, score, counted)
         for a, b in slices(len(texts), 8 * threads)
     ]
     run(gumbel_scores, jobs, threads)

@@ -4,9 +4,14 @@ import numpy as np
 from hypothesis import strategies as st
 from numba import njit
 
+from wmcore.kernels.cpu import resample
 from wmcore.kernels.cpu.costs import exp_cost
 from wmcore.kernels.cpu.simd import load_i32, store
+from wmcore.kernels.problem import Problem
+from wmcore.schemes import SCHEMES
 
+SEED_KEY = np.arange(1, 9, dtype=np.uint32) * np.uint32(0x9E3779B1)
+VOCAB = 60
 SIZES = [1, 2, 3, 15, 16, 17, 31, 32, 33, 40]
 
 
@@ -38,3 +43,16 @@ def words_to_costs(words, out):
     """out[i] = the exp cost of words[i]: int32 arrays of a multiple of 16."""
     for first in range(0, words.size, 16):
         store(out, first, exp_cost(load_i32(words, first)))
+
+
+def make_problem(scheme, n, gamma=0, denominator=VOCAB - 1):
+    """A scheme's test of texts of VOCAB tokens."""
+    row = SCHEMES[scheme]
+    gamma = gamma if row.alignment.gaps else 0
+    return Problem(row.cost.code, row.alignment.code, n, gamma, VOCAB, denominator)
+
+
+def pair_costs(problem, pair, n_rows):
+    """int32 [2, n_rows, >= n + 16]: the costs of two resamples, 2 gamma taken off."""
+    scratch = resample.resample_scratch(problem, n_rows)
+    return resample.make_pair(SEED_KEY, problem, pair, n_rows, scratch)

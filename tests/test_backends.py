@@ -4,6 +4,7 @@ The CPU's own numbers are held to brute force in test_null.py and test_alignment
 """
 
 import inspect
+from itertools import combinations
 
 import naive
 import numpy as np
@@ -128,6 +129,24 @@ def test_resamples(backend, scheme, n, gamma, lengths, blocks, rank, spread, see
     hits, used = tally(backend, problem, packed, value, 99, 0, 32)
     assert hits.tolist() == [int((x <= v).sum()) for x, v in zip(expected, value, strict=True)]
     assert used.tolist() == [32] * len(texts)
+
+
+def test_no_scheme_takes_anothers_numbers(backend):
+    """As one would whose cost or alignment has a row in the tables, but no kernel."""
+    packed = pack([np.arange(20)], None)
+    resamples = Resamples(KEY, 0, 32)
+    found = {
+        (code, alignment): backend.null_values(
+            Problem(code, alignment, 40, 9, VOCAB, VOCAB - 1), packed, 0, resamples, 1
+        ).tolist()
+        for code in range(len(COSTS))
+        for alignment in sorted({row.alignment.code for row in SCHEMES.values()})
+    }
+    assert len(found) >= len(SCHEMES)
+    assert all(a != b for a, b in combinations(found.values(), 2))
+    for (code, alignment), values in found.items():
+        if alignment == PLAIN:
+            assert 20 * COSTS[code].least <= min(values) <= max(values) <= 20 * COSTS[code].most
 
 
 @settings(examples, max_examples=20)

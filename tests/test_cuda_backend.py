@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from cuda_shim.device import ShimDevice, compiler
 
-from wmcore import SCHEMES, Detector, Key, Watermark, WatermarkError, sampling
+from wmcore import SCHEMES, Detector, Key, PublishedKey, Watermark, WatermarkError, sampling
 from wmcore.kernels import load, resolve
 from wmcore.kernels.cuda import device as cuda_device
 from wmcore.prefix import prefix_curve
@@ -158,6 +158,15 @@ def test_samplers_are_chosen_by_the_same_rule(shim, cuda_logits, monkeypatch, re
         WatermarkError, match='backend "cuda" was asked for, but the logits are on the cpu'
     ):
         sampling.ordinary(3, "cuda")(on_host, rows, 1.0)
+    published = Watermark.create(
+        "exp", vocab_size=50, key_length=4, key=PublishedKey(1, "mersenne")
+    )
+    with pytest.raises(WatermarkError, match="a published exp key is a table"):
+        sampling.watermarked(published, "cuda")
+    with pytest.raises(WatermarkError, match="'metal' is not known"):
+        sampling.watermarked(published, "metal")
+    drawn = sampling.watermarked(published, "cpu")(on_host, rows, 1.0).tolist()
+    assert sampling.watermarked(published)(on_device, rows, 1.0).tolist() == drawn
     assert not recwarn.list
     monkeypatch.setattr(type(cuda), "why_not", lambda self: "no CuPy")
     with pytest.raises(WatermarkError, match='backend "cuda" cannot run here: no CuPy'):

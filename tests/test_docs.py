@@ -11,6 +11,7 @@ import typer
 
 import wmcore
 from wmcore.cli.main import app
+from wmcore.schemes import SCHEMES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -40,6 +41,18 @@ def test_readme_example_uses_real_names():
     for module, names in re.findall(r"^from (\S+) import (.+)$", code, flags=re.MULTILINE):
         for name in names.split(", "):
             assert hasattr(importlib.import_module(module), name), name
+
+
+@pytest.mark.parametrize(
+    ("page", "what"), [("README.md", "sampler"), ("docs/detection.md", "cost")]
+)
+def test_tables_of_schemes_have_a_row_for_each(page, what):
+    rows = re.findall(r"^\| (`[^|]+`) \|", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+    each = [set(re.findall(r"`([^`]+)`", row)) & set(SCHEMES) for row in rows]
+    alike = {}
+    for scheme in SCHEMES.values():
+        alike.setdefault(getattr(scheme, what), set()).add(scheme.name)
+    assert [names for names in each if len(names) > 1] == list(alike.values())
 
 
 def documented(docstring: str) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from wmcore import SCHEMES, Detector, Key, Watermark, WatermarkError
+from wmcore import SCHEMES, Detector, Key, PublishedKey, Watermark, WatermarkError
 from wmcore.identify import identify
 
 V = 200
@@ -87,3 +87,18 @@ def test_what_cannot_be_identified_together():
         identify([[1]], mixed)
     with pytest.raises(WatermarkError, match="resamples is 0"):
         identify([[1]], tenants(1), resamples=0)
+
+
+def test_exp_keys_of_both_kinds_are_one_scheme():
+    """Their laws are equal; only its, whose eta has two denominators, tells them apart."""
+    texts = [np.arange(20)]
+    keys = [Key(bytes(32)), PublishedKey(1, "mersenne")]
+    exp, its = (
+        [Watermark.create(scheme, vocab_size=50, key_length=9, key=key) for key in keys]
+        for scheme in ("exp", "its")
+    )
+    (found,) = identify(texts, exp, resamples=99, seed=1)
+    alone = [Detector(mark).detect(texts, seed=1)[0].statistic for mark in exp]
+    assert found.statistic == min(alone)
+    with pytest.raises(WatermarkError, match="differs from watermark 0"):
+        identify(texts, its)

@@ -163,7 +163,9 @@ def test_plans_that_cannot_be():
     assert Plan(np.uint8(250), np.int8(7)) == Plan(250, 7)
     assert type(Plan(np.uint8(250)).resamples) is int
     detector = Detector(watermark())
-    with pytest.raises(WatermarkError, match="plan is given, too"):
-        detector.detect([[1]], plan=Plan(), resamples=9)
+    null = Calibration.fit(watermark(), [1, 2], 9)
+    for name, value in [("resamples", 9), ("stop_after", None), ("calibration", null)]:
+        with pytest.raises(WatermarkError, match=f"{name} is given, but plan is given, too"):
+            detector.detect([[1]], plan=Plan(), **{name: value})
     with pytest.raises(TypeError, match="plan is a str"):
         detector.detect([[1]], plan="permutation")

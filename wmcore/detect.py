@@ -206,7 +206,8 @@ class Detector:
         Raises
         ------
         WatermarkError
-            For a number out of range, a calibration of another scheme, or both plan and resamples.
+            For a number out of range, a calibration of another scheme, or a plan beside resamples, stop_after
+            or calibration.
         TypeError
             For one text in place of a list of texts.
 
@@ -216,6 +217,12 @@ class Detector:
         those that a bound decides, and some thirty times that for each of the others.
         Memory does not depend on the number of resamples.
         """
+        if plan is not None:
+            _alone(
+                resamples=resamples is not None,
+                stop_after=stop_after != STOP_AFTER,
+                calibration=calibration is not None,
+            )
         chosen = _plan(plan, resamples, stop_after)
         if calibration is not None:
             calibration.check(self.statistic, self.engine.problem)
@@ -310,13 +317,15 @@ def _kind(array: Any) -> str:
     return str(getattr(array.dtype, "kind", "i"))
 
 
+def _alone(**others: bool) -> None:
+    """Raise WatermarkError for an argument that a plan would silently overrule."""
+    for name in (name for name, given in others.items() if given):
+        raise WatermarkError(f"{name} is given, but plan is given, too: leave one of them out")
+
+
 def _plan(plan: Plan | None, resamples: int | None, stop_after: int | None) -> Plan:
     """The plan that the arguments of `detect` ask for."""
     if plan is not None:
-        if resamples is not None:
-            raise WatermarkError(
-                f"resamples is {resamples!r}, but plan is given, too: leave one of them out"
-            )
         if not isinstance(plan, Plan):
             raise TypeError(f"plan is a {type(plan).__name__}, but must be a Plan: use Plan(...)")
         return plan

@@ -14,7 +14,8 @@ token is -1 instead, and `check_tokens` raises when the tokens are looked at.
 `backend` is chosen by `kernels.resolve`, WMCORE_BACKEND included. "auto" reads CUDA logits (float32,
 bfloat16 or float16) where they are, by a fused kernel on torch's current stream, if the CUDA backend
 works there; if not, it says so in a warning and copies them to the CPU, as "cpu" does. CPU logits are
-read on the CPU; a named "cuda" refuses them. All give the same tokens.
+read on the CPU; a named "cuda" refuses them. All give the same tokens. (An exp key of the published
+code is a table that draws on the CPU alone; a named "cuda" refuses it, too.)
 Time O(B * V); memory: one float32 copy of logits that are copied.
 """
 
@@ -51,6 +52,12 @@ def watermarked(watermark: "Watermark", backend: str = "auto") -> Draw:
     """
     numbers = watermark.key.numbers(watermark.sampler, watermark.key_length, watermark.vocab_size)
     if isinstance(numbers, UniformTable):
+        named = backend != "auto" or "WMCORE_BACKEND" in os.environ
+        if named and _resolved(backend).name != "cpu":
+            raise WatermarkError(
+                f'backend "{_resolved(backend).name}" was asked for, but a published exp key is a table that draws '
+                'on the CPU alone: use backend="cpu"'
+            )
         return _from_table(numbers.xi)
     return _Fused(numbers, backend)
 

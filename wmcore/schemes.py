@@ -23,8 +23,6 @@ class TokenCost:
     name : str
     code : int
         Its number in the kernels (`wmcore.kernels.problem.COSTS` has its range).
-    formula, unit : str
-        For people.
     mean : float
         Its mean by chance.
     chance : callable
@@ -41,8 +39,6 @@ class TokenCost:
 
     name: str
     code: int
-    formula: str
-    unit: str
     mean: float
     chance: Callable[[float], float]
     fit: Callable[[np.ndarray], np.ndarray]
@@ -89,13 +85,12 @@ class Scheme:
         return scheme_of, (self.name,)
 
 
+# log(1 - u), in nats.
 # By chance exp(cost) is uniform and E exp(-t cost) = 1 / (1 - t), t < 1 (the key's uniforms are midpoints of equal
 # cells, and by convexity their mean is no larger).
 EXP_COST = TokenCost(
     name="exp",
     code=kernel.EXP,
-    formula="log(1 - u)",
-    unit="nats",
     mean=-1.0,
     chance=lambda cost: math.exp(min(cost, 0.0)),
     fit=lambda cost: -cost / (1 - cost),
@@ -103,12 +98,11 @@ EXP_COST = TokenCost(
     log_mgf=lambda t: -np.log1p(-t),
     evalue=True,
 )
+# abs(u - eta).
 # The distance of two uniform numbers: below c with chance 1 - (1 - c)**2. E exp(-t cost) is largest at eta = 1/2.
 ITS_COST = TokenCost(
     name="its",
     code=kernel.ITS,
-    formula="|u - eta|",
-    unit="",
     mean=1 / 3,
     chance=lambda cost: 1.0 - (1.0 - min(max(cost, 0.0), 1.0)) ** 2,
     fit=lambda cost: 1 - cost,
@@ -120,8 +114,6 @@ ITS_COST = TokenCost(
 PLAIN = Alignment("plain", kernel.PLAIN, gaps=False)
 EDIT = Alignment("edit", kernel.EDIT, gaps=True)
 
-COSTS = {cost.name: cost for cost in (EXP_COST, ITS_COST)}
-ALIGNMENTS = {alignment.name: alignment for alignment in (PLAIN, EDIT)}
 SCHEMES = {
     scheme.name: scheme
     for scheme in (

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from wmcore.checks import real_number, whole_number
 from wmcore.errors import WatermarkError
 from wmcore.kernels.constants import MAX_BLOCK
-from wmcore.kernels.problem import Problem
+from wmcore.kernels.problem import COSTS, Problem
 from wmcore.schemes import EDIT, Scheme, named
 
 WHOLE_TEXT = 0
@@ -50,6 +50,9 @@ class Statistic:
     def problem(self, key_length: int, vocab_size: int, denominator: int) -> Problem:
         """The test in the integers that the kernels take; denominator: of eta(r) = r / denominator."""
         cost = self.scheme.cost
+        ranked = COSTS[
+            cost.code
+        ].ranked  # else problems that differ in it alone would count as different
         largest = MAX_BLOCK * cost.largest  # no alignment uses a larger gap cost
         return Problem(
             cost=cost.code,
@@ -57,5 +60,5 @@ class Statistic:
             n=key_length,
             gamma=round(min(self.gap * cost.scale, largest)),
             vocab_size=vocab_size,
-            denominator=denominator,
+            denominator=denominator if ranked else 0,
         )

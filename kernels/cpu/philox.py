@@ -7,6 +7,8 @@ is the token's random number. Before the text stand tokens -1. Scheme "philox4x3
 Loops run over tokens with nothing carried from one to the next, so that LLVM fills vectors with them.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
@@ -111,13 +113,24 @@ def first_contexts(padded, width, state, table, out):
             table[slot] = i
 
 
+class Contexts(NamedTuple):
+    """How a token's number is made of its context: width, tokens of it; keys: uint64 [K]; weights: float64 [K];
+    deduplicate: bool, count a token only where its context is new in the text."""
+
+    width: int
+    keys: np.ndarray
+    weights: np.ndarray
+    deduplicate: bool
+
+
 @njit(nogil=True, cache=True)
-def gumbel_scores(tokens, offsets, first, last, width, keys, weights, deduplicate, score, counted):
+def gumbel_scores(tokens, offsets, first, last, contexts, score, counted):
     """score[a] = the weighted sum of -log(1 - u) over the tokens of text a, counted[a] how many, a in [first, last).
 
-    tokens: uint32 [sum m]; offsets: int64 [N + 1]; keys: uint64 [K]; weights: float64 [K]; score: float64 [N];
-    counted: int64 [N]. u = (1 + word >> 8) / (2**24 + 1), rounded to float32.
+    tokens: uint32 [sum m]; offsets: int64 [N + 1]; contexts: `Contexts`; score: float64 [N]; counted: int64 [N].
+    u = (1 + word >> 8) / (2**24 + 1), rounded to float32.
     """
+    width, keys, weights, deduplicate = contexts
     longest = 0
     for a in range(first, last):
         longest = max(longest, offsets[a + 1] - offsets[a])

@@ -58,12 +58,7 @@ class Section:
 
 
 def chance_of_fit(scheme: str, cost: float) -> float:
-    """Chance that an independent key row fits a token at least as well, from its cost in the key.
-
-    A cost of ``exp`` is log(1 - u), u uniform, so it is below c with chance exp(c); one of ``its``
-    is the distance of two uniform numbers, below c with chance 1 - (1 - c)^2 (arXiv 2307.15593,
-    section 2.2: the costs; the chances follow).
-    """
+    """Chance that an independent key row fits a token at least as well, from its cost in the key."""
     return SCHEMES[scheme].cost.chance(cost)
 
 

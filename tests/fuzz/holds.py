@@ -19,6 +19,12 @@ def is_plain(message, *secrets):
     keeps(message, *secrets)
 
 
+def is_harmless(text):
+    """Nothing in a text, but for ends of lines, could steer a terminal or turn the direction of writing."""
+    found = re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", text)
+    assert found is None, text[:500]
+
+
 def keeps(text, *secrets):
     """No twelve digits of a secret in a row are in a text."""
     lower = text.lower()

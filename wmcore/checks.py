@@ -1,4 +1,4 @@
-"""Checks of what a caller gives: whole numbers, numbers, threads, token ids, optional packages.
+"""Checks of what a caller gives: numbers, truth values, strings, threads, token ids, optional packages.
 
 Each returns the value as a plain Python (or NumPy) one, or raises with the parameter, the value, the limit and the
 remedy. Plain, because a NumPy integer of few bits would wrap in later arithmetic.
@@ -12,17 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from wmcore.errors import WatermarkError
+from wmcore.errors import WatermarkError, shown
+
+_TRUTHS = {bool, np.bool_}
 
 
 def whole_number(name: str, value: object, least: int = 0, most: int | None = None) -> int:
     """value as an int; WatermarkError unless it is a whole number (not a bool) from least to most."""
     limit = f"of at least {least}" if most is None else f"from {least} to {most}"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
-        raise WatermarkError(f"{name} is {value!r}, but must be a whole number {limit}")
+        raise WatermarkError(f"{name} is {shown(value)}, but must be a whole number {limit}")
     number = int(value)
     if number < least or (most is not None and number > most):
-        raise WatermarkError(f"{name} is {number}, but must be a whole number {limit}")
+        raise WatermarkError(f"{name} is {shown(number)}, but must be a whole number {limit}")
     return number
 
 
@@ -30,14 +32,30 @@ def real_number(name: str, value: object, least: float, most: float = math.inf) 
     """value as a float; WatermarkError unless it is a finite number (not a bool) from least to most."""
     limit = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
-        raise WatermarkError(f"{name} is {value!r}, but must be a number {limit}")
+        raise WatermarkError(f"{name} is {shown(value)}, but must be a number {limit}")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not (math.isfinite(number) and least <= number <= most):
-        raise WatermarkError(f"{name} is {value}, but must be a number {limit}")
+        raise WatermarkError(
+            f"{name} is {shown(value if isinstance(value, int) else number)}, but must be a number {limit}"
+        )
     return number
+
+
+def truth(name: str, value: object) -> bool:
+    """value as a bool; WatermarkError unless it is True or False, Python's or NumPy's."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise WatermarkError(f"{name} is {shown(value)}, but must be True or False")
+    return bool(value)
+
+
+def string(name: str, value: object) -> str:
+    """value as a str; WatermarkError unless it is one."""
+    if not isinstance(value, str):
+        raise WatermarkError(f"{name} is {shown(value)}, but must be a string")
+    return str(value)
 
 
 def thread_count(threads: int | None) -> int:
@@ -49,11 +67,21 @@ def thread_count(threads: int | None) -> int:
 
 def token_ids(text: Any) -> np.ndarray:
     """Token ids as a one-dimensional integer array (any integer dtype); TypeError or ValueError otherwise."""
+    if isinstance(text, (bytes, bytearray)):
+        raise TypeError("it is bytes, but integers are needed")
+    # Beside integers they would count as 0 and 1.
+    if isinstance(text, (list, tuple)) and not _TRUTHS.isdisjoint(map(type, text)):
+        raise TypeError("one of its items is a truth value, but integers are needed")
     if hasattr(text, "detach"):  # torch, on any device
         text = text.detach().cpu().numpy()
     elif hasattr(text, "__cuda_array_interface__"):  # CuPy
         text = text.get()
-    array = np.asarray(text)
+    array = np.asanyarray(text)
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(
+            "it is a masked array: give the token ids that are meant, as in text.compressed()"
+        )
+    array = np.asarray(array)
     if array.ndim != 1:
         raise ValueError(f"it has {array.ndim} dimensions, but one is needed")
     if array.size == 0:

@@ -9,7 +9,7 @@ import numpy as np
 
 from wmcore.checks import thread_count, token_ids
 from wmcore.engine import Alignment, Engine
-from wmcore.errors import WatermarkError
+from wmcore.errors import WatermarkError, reason, shown
 from wmcore.plan import STOP_AFTER, Columns, Plan, Subject, look_up, run
 from wmcore.watermark import Watermark
 
@@ -293,13 +293,13 @@ class Detector:
                 coded = self.tokenizer(text, add_special_tokens=False)["input_ids"]
                 array = np.array(coded, np.int64)
             except Exception as error:  # a tokenizer's own, such as for half of a surrogate pair
-                return None, None, f"the tokenizer cannot read the text: {error}"
+                return None, None, f"the tokenizer cannot read the text: {reason(error)}"
         else:
             try:
                 # A copy first, then the checks: what another thread may change is not looked at twice.
                 array = token_ids(text).astype(np.int64)
             except Exception as error:  # a foreign array's own, too
-                return None, None, f"the text is not a sequence of token ids: {error}"
+                return None, None, f"the text is not a sequence of token ids: {reason(error)}"
         outside = np.flatnonzero((array < 0) | (array >= self.watermark.vocab_size))
         if len(outside):
             at = int(outside[0])
@@ -313,8 +313,8 @@ class Detector:
 
 
 def _kind(array: Any) -> str:
-    """The kind of an array's items, as NumPy names it; "i" where it has another's dtype (torch)."""
-    return str(getattr(array.dtype, "kind", "i"))
+    """The kind of an array's items, as NumPy names it; "i" where it has another's dtype (torch) or none."""
+    return str(getattr(getattr(array, "dtype", None), "kind", "i"))
 
 
 def _alone(**others: bool) -> None:

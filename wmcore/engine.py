@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wmcore.costs import CostSource
-from wmcore.errors import WatermarkError
+from wmcore.errors import WatermarkError, shown
 from wmcore.kernels import Backend, load, resolve
 from wmcore.kernels.constants import NOTHING
 from wmcore.kernels.problem import (
@@ -59,6 +59,10 @@ class Engine:
                 backend = resolve(backend)
             except ValueError as error:
                 raise WatermarkError(str(error)) from None
+        elif not isinstance(backend, Backend):
+            raise WatermarkError(
+                f"backend is {shown(backend)}, but must be a name: use 'auto', 'cpu' or 'cuda'"
+            )
         self.backend = backend
         self.problem = problem
         self.block_length = block_length

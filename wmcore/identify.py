@@ -10,7 +10,7 @@ from wmcore.checks import whole_number
 from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
 from wmcore.kernels.constants import NOTHING
-from wmcore.plan import STOP_AFTER
+from wmcore.plan import MOST, STOP_AFTER
 from wmcore.significance import permutation_test
 from wmcore.watermark import Watermark
 
@@ -76,15 +76,19 @@ def identify(
     ------
     WatermarkError
         For no watermarks, or watermarks of different schemes or sizes.
+    TypeError
+        For something that is no watermark.
     """
-    resamples = whole_number("resamples", resamples, 1)
+    resamples = whole_number("resamples", resamples, 1, MOST)
     if stop_after is not None:
-        stop_after = whole_number("stop_after", stop_after, 1)
+        stop_after = whole_number("stop_after", stop_after, 1, MOST)
     watermarks = list(watermarks)
     if not watermarks:
         raise WatermarkError("watermarks is empty: give at least one")
     first = watermarks[0]
     for i, other in enumerate(watermarks):
+        if not isinstance(other, Watermark):
+            raise TypeError(f"watermark {i} is a {type(other).__name__}, but must be a Watermark")
         if (other.problem(), other.block_length) != (first.problem(), first.block_length):
             raise WatermarkError(
                 f"watermark {i} ({other!r}) differs from watermark 0 ({first!r}) in more than the key: "

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wmcore.checks import whole_number
+from wmcore.checks import truth, whole_number
 from wmcore.costs import CostSource
 from wmcore.engine import Engine
 from wmcore.errors import WatermarkError
@@ -49,6 +49,8 @@ RESAMPLES = 1999
 """T unless something else is asked for: p of a text without hits, (1 + 1/100) / (T + 1), is then below 0.001."""
 STOP_AFTER = 50
 """The default h: half of the texts without a watermark stop within 100 resamples; p is off by about 14 %."""
+MOST = 2**31 - 1
+"""The largest number of resamples."""
 LEAST_P = 1e-300
 _ROUNDING = 1e-9  # more than the float64 sums of an e-value lose, in its logarithm
 _GROUP = 512  # texts of a first pass that share their resampled keys
@@ -85,12 +87,13 @@ class Plan:
 
     def __post_init__(self) -> None:
         plain = {
-            "resamples": whole_number("resamples", self.resamples, 1),
-            "first_resamples": whole_number("first_resamples", self.first_resamples),
-            "first_stop": whole_number("first_stop", self.first_stop, 1),
+            "resamples": whole_number("resamples", self.resamples, 1, MOST),
+            "bound": truth("bound", self.bound),
+            "first_resamples": whole_number("first_resamples", self.first_resamples, 0, MOST),
+            "first_stop": whole_number("first_stop", self.first_stop, 1, MOST),
         }
         if self.stop_after is not None:
-            plain["stop_after"] = whole_number("stop_after", self.stop_after, 1)
+            plain["stop_after"] = whole_number("stop_after", self.stop_after, 1, MOST)
         for name, value in plain.items():
             object.__setattr__(self, name, value)
         if self.first_resamples and self.first_stop > self.first_resamples:

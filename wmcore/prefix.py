@@ -9,6 +9,7 @@ from wmcore.checks import whole_number
 from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
 from wmcore.kernels.problem import Resamples
+from wmcore.plan import MOST
 from wmcore.significance import seed_key
 
 
@@ -52,7 +53,7 @@ def prefix_curve(
     -----
     Time: n * m * m cells a resample, without bounds (0.4 ms at n = 256, m = 200), for all m p-values.
     """
-    resamples = whole_number("resamples", resamples, 1)
+    resamples = whole_number("resamples", resamples, 1, MOST)
     engine = detector.engine
     if engine.block_length is not None:
         raise WatermarkError(

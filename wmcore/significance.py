@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wmcore.engine import Engine
-from wmcore.errors import WatermarkError
+from wmcore.errors import WatermarkError, shown
 from wmcore.kernels.problem import Resamples, Texts
 
 # A round of resamples is looked at as a whole: at most this many, and this many bytes for all texts.
@@ -41,7 +41,7 @@ def seed_key(seed: int | None, salt: bytes = b"") -> np.ndarray:
         seed = secrets.randbits(128)
     elif isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
         raise WatermarkError(
-            f"seed is {seed!r}, but must be a whole number, or None for a fresh one"
+            f"seed is {shown(seed)}, but must be a whole number, or None for a fresh one"
         )
     digest = hashlib.sha256(b"wmcore resamples\x00" + str(int(seed)).encode() + salt).digest()
     return np.frombuffer(digest, "<u4").astype(np.uint32)

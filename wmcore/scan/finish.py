@@ -6,7 +6,7 @@ import numpy as np
 
 from wmcore.scan.fdr import PValues, false_bound
 from wmcore.scan.settings import ScanSettings
-from wmcore.scan.store import Store, read_shard
+from wmcore.scan.store import Store, damaged, read_shard
 
 LEVEL = 0.01
 """Documents with a q-value of at most this are called."""
@@ -94,7 +94,11 @@ def _controls(paths: list[Any], count: int, seen: PValues, threshold: float) -> 
         def p_values(c: int = c) -> Any:
             for path in paths:
                 lists = read_shard(path, ["controls"])["controls"].drop_null().combine_chunks()
-                yield np.asarray(lists.flatten()).reshape(-1, count)[:, c]
+                values = np.asarray(lists.flatten(), float)
+                sizes = np.asarray(lists.value_lengths())
+                if (sizes != count).any() or not ((values >= 0) & (values <= 1)).all():
+                    raise damaged(path, f"it has not {count} controls for each document")
+                yield values.reshape(-1, count)[:, c]
 
         nulls.append(PValues.count(p_values()))
     at = [null.below(threshold) for null in nulls]

@@ -102,9 +102,11 @@ def _has(value: Any, types: dict[str, tuple[type, ...]], optional: bool = False)
     if not isinstance(value, dict):
         return False
     for name, allowed in types.items():
-        held = value.get(name)
-        if optional and name not in value:
-            continue
+        if name not in value:
+            if optional:
+                continue
+            return False
+        held = value[name]
         if not isinstance(held, allowed) or isinstance(held, bool):
             return False
         if isinstance(held, int) and abs(held) >= 2**63:

@@ -45,7 +45,7 @@ class Hit:
 
     id: str
     p_value: float
-    q_value: float
+    q_value: float | None
     length: int
     windows: int
     method: str

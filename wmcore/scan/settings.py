@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from wmcore.errors import WatermarkError
+from wmcore.errors import WatermarkError, shown
 from wmcore.records import MAX_BYTES, Reading
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ _LEAST = {
     "max_bytes": 1,
 }
 """The whole numbers among the settings, and their least values."""
+_NAMES = ("id_field", "tokens_field", "tokenizer", "scheme")
+"""The settings that are a name or None."""
 
 
 @dataclass(frozen=True)
@@ -85,21 +87,37 @@ class ScanSettings:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        from wmcore.checks import whole_number  # here: the command reads the defaults without NumPy
+        from wmcore import checks  # here: the command reads the defaults without NumPy
 
-        for name, least in _LEAST.items():
-            object.__setattr__(self, name, whole_number(name, getattr(self, name), least, _MOST))
+        plain: dict[str, Any] = {
+            name: checks.whole_number(name, getattr(self, name), least, _MOST)
+            for name, least in _LEAST.items()
+        }
+        plain["excerpts"] = checks.truth("excerpts", self.excerpts)
+        for name in ("text_field", "first", "fdr"):
+            plain[name] = checks.string(name, getattr(self, name))
+        for name in _NAMES:
+            if getattr(self, name) is not None:
+                plain[name] = checks.string(name, getattr(self, name))
+        if self.gap is not None:
+            plain["gap"] = checks.real_number("gap", self.gap, 0)
+        if self.block_length is not None:
+            plain["block_length"] = checks.whole_number("block_length", self.block_length, 0, _MOST)
         if self.seed is not None:
-            object.__setattr__(self, "seed", whole_number("seed", self.seed, -(2**128), 2**128))
+            plain["seed"] = checks.whole_number("seed", self.seed, -(2**128), 2**128)
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
         if self.stride > self.window:
             raise WatermarkError(
                 f"stride is {self.stride}, more than the window of {self.window} tokens, so that text would be "
                 "passed over: use a stride of at most the window"
             )
         if self.first not in FIRST_PASSES:
-            raise WatermarkError(f"first is {self.first!r}: use one of {', '.join(FIRST_PASSES)}")
+            raise WatermarkError(
+                f"first is {shown(self.first)}: use one of {', '.join(FIRST_PASSES)}"
+            )
         if self.fdr not in FDR_METHODS:
-            raise WatermarkError(f"fdr is {self.fdr!r}: use one of {', '.join(FDR_METHODS)}")
+            raise WatermarkError(f"fdr is {shown(self.fdr)}: use one of {', '.join(FDR_METHODS)}")
         if self.controls and self.first == "calibrated":
             raise WatermarkError(
                 "controls needs the watermark's key and the control keys to be tested alike, which a calibrated first "

@@ -146,7 +146,10 @@ def open_sources(inputs: Sequence[str], output: str | os.PathLike | None = None)
         if not given:
             raise WatermarkError("an input is an empty name: give a file, a folder or a URL")
         try:
-            filesystem, path = fsspec.core.url_to_fs(given)
+            if os.path.lexists(given):  # whatever URL its name looks like
+                filesystem, path = fsspec.filesystem("file"), os.path.abspath(given)
+            else:
+                filesystem, path = fsspec.core.url_to_fs(given)
             if filesystem.isdir(path):
                 sources += _folder(filesystem, path, given, output)
             elif filesystem.exists(path):

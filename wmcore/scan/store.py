@@ -15,6 +15,7 @@ from typing import Any
 
 from wmcore._version import __version__
 from wmcore.errors import WatermarkError
+from wmcore.errors import reason as told
 from wmcore.scan.manifest import FORMAT, MANIFEST, VERSION, read_manifest, to_bytes
 from wmcore.scan.settings import ScanSettings
 from wmcore.watermark import Watermark
@@ -248,6 +249,40 @@ def shards(path: Path) -> Iterator[tuple[int, int, bool, Path]]:
     yield from sorted(found)
 
 
+_ALWAYS = {"source", "position", "id"}
+"""Columns with a value in every row."""
+_TESTED = {"statistic", "shift", "window", "windows", "length", "resamples", "method"}
+"""Columns with a value in every row with a p-value."""
+_RANGES = {
+    "p_value": (0.0, 1.0),
+    "q_value": (0.0, 1.0),
+    "position": (0, 2**62),
+    "length": (0, 2**62),
+}
+
+
+def _unsound(table: Any) -> str | None:
+    """The first column of a shard with a value that no scan writes, on which a reader could stumble, or None."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    names = table.column_names
+    tested = table["p_value"].is_valid() if "p_value" in names else pa.scalar(False)
+    for name in names:
+        column = table[name]
+        parts = column.flatten() if pa.types.is_struct(column.type) else []
+        wrong = [part.null_count != column.null_count for part in parts]
+        wrong.append(name in _ALWAYS and column.null_count > 0)
+        wrong.append(name in _TESTED and pc.any(pc.and_(tested, column.is_null())).as_py())
+        if name in _RANGES:
+            low, high = _RANGES[name]
+            inside = pc.and_(pc.greater_equal(column, low), pc.less_equal(column, high))
+            wrong.append(pc.all(inside).as_py() is False)
+        if any(wrong):
+            return str(name)
+    return None
+
+
 def read_shard(path: Path, columns: list[str] | None = None) -> Any:
     """A shard, or columns of it, as a pyarrow table; WatermarkError if it is damaged."""
     import pyarrow as pa
@@ -260,9 +295,17 @@ def read_shard(path: Path, columns: list[str] | None = None) -> Any:
         names = columns or expected.names
         known = all(f.name in names and f.type == expected.field(f.name).type for f in table.schema)
         if known and len(table.schema) == len(names):
-            return table
+            column = _unsound(table)
+            if column is None:
+                return table
+            reason = f"column {column!r} holds what no scan writes"
     except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:120]
-    raise WatermarkError(
+        reason = told(error)
+    raise damaged(path, reason)
+
+
+def damaged(path: Path, reason: str) -> WatermarkError:
+    """The error for a shard that cannot be used."""
+    return WatermarkError(
         f"shard {path} is damaged ({reason}): delete it and run the same scan again, which makes just that one anew"
     )

@@ -33,8 +33,7 @@ def resolve(name: str = "auto") -> Backend:
     if name == "auto" and "WMCORE_BACKEND" in os.environ:
         said_by, name = "WMCORE_BACKEND", os.environ["WMCORE_BACKEND"]
     if name == "auto":
-        candidates = (load(one) for one in reversed(BACKENDS))
-        return next(one for one in candidates if one.why_not() is None)
+        name = next((one for one in reversed(BACKENDS) if load(one).why_not() is None), "cpu")
     if name not in BACKENDS:
         known = ", ".join(["auto", *BACKENDS])
         raise ValueError(f"{said_by} {name!r} is not known: use one of {known}")

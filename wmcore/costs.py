@@ -3,7 +3,7 @@
 A source is made by `Key.costs` or `PublishedKey.costs`. Its `table` gives costs where the backend wants them.
 """
 
-import threading
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -37,24 +37,38 @@ class ChaChaCosts(CostSource):
     def __init__(self, words: np.ndarray, problem: Problem) -> None:
         self._words = words
         self._problem = problem
-        self._lock = threading.Lock()
         self._asked = 0
+        self._maker: int | None = None
         self._table: Any = None
 
     def table(self, tokens: np.ndarray, backend: Backend, threads: int) -> CostTable:
         n, vocab_size = self._problem.n, self._problem.vocab_size
-        with self._lock:
-            self._asked += len(tokens)
-            if (
-                self._table is None
-                and self._asked > _TABLE_AFTER * vocab_size
-                and vocab_size * n * 4 <= _TABLE_LIMIT
-            ):
-                self._table = backend.exp_table(self._words, vocab_size, n, threads)
-            table = self._table
+        self._asked += len(tokens)
+        if (
+            self._table is None
+            and self._asked > _TABLE_AFTER * vocab_size
+            and vocab_size * n * 4 <= _TABLE_LIMIT
+        ):
+            self._make(backend, threads)
+        table = self._table
         if table is not None:
             return CostTable(table, tokens)
         return super().table(tokens, backend, threads)
+
+    def _make(self, backend: Backend, threads: int) -> None:
+        """Make the table, unless this process is at it: then, meanwhile, costs are made for each batch.
+
+        Not with a lock, for which a forked child would wait for ever, or a signal handler that interrupts this. Two
+        threads that come here in the same microsecond both make the table.
+        """
+        if self._maker == os.getpid():
+            return
+        self._maker = os.getpid()
+        try:
+            problem = self._problem
+            self._table = backend.exp_table(self._words, problem.vocab_size, problem.n, threads)
+        finally:
+            self._maker = None
 
     def matrix(self, tokens: np.ndarray, backend: Backend, threads: int) -> np.ndarray:
         return backend.exp_costs(self._words, tokens, self._problem.n, threads)

@@ -9,7 +9,7 @@ import numpy as np
 
 from wmcore.checks import thread_count, token_ids
 from wmcore.engine import Alignment, Engine
-from wmcore.errors import WatermarkError, reason, shown
+from wmcore.errors import WatermarkError, reason
 from wmcore.plan import STOP_AFTER, Columns, Plan, Subject, look_up, run
 from wmcore.watermark import Watermark
 

@@ -7,7 +7,7 @@ Both kinds answer the same questions, so that nothing else asks which kind it ha
 import hashlib
 import hmac
 import os
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -100,7 +100,7 @@ class Key:
         """The secret itself, for a key store. Do not log it."""
         return self._secret.hex()
 
-    @cached_property
+    @property
     def words(self) -> np.ndarray:
         """The ChaCha key: uint32 [8]."""
         return np.frombuffer(self._secret, "<u4").astype(np.uint32)

@@ -27,7 +27,6 @@ for larger a it implies p1 <= a as before.
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,6 +36,7 @@ from wmcore.checks import truth, whole_number
 from wmcore.costs import CostSource
 from wmcore.engine import Engine
 from wmcore.errors import WatermarkError
+from wmcore.kernels.cpu import threads as pool
 from wmcore.kernels.problem import Fits
 from wmcore.significance import derived_seed, permutation_test
 from wmcore.statistic import Statistic
@@ -351,12 +351,7 @@ def _first_pass(
         columns.set(at, p_value=found.p_value, hits=found.hits, resamples=found.resamples)
 
     groups = [slow[group] for group in _groups(lengths[slow].tolist())]
-    if subject.engine.threads == 1 or len(groups) <= 1:
-        for group in groups:
-            test(group)
-    else:
-        with ThreadPoolExecutor(subject.engine.threads) as pool:
-            list(pool.map(test, groups))
+    pool.run(test, [(group,) for group in groups], subject.engine.threads)
 
 
 def _groups(lengths: list[int]) -> list[slice]:

@@ -106,7 +106,7 @@ class _Fused:
         """The backend for logits on this device."""
         chosen = self._chosen
         if chosen is None and not logits.is_cuda and "WMCORE_BACKEND" not in os.environ:
-            return load("cpu")
+            return _resolved("cpu")
         if chosen is None:
             chosen = _resolved("auto")
             if chosen.name == "cpu" and "WMCORE_BACKEND" not in os.environ:

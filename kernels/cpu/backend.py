@@ -11,6 +11,7 @@ from ..problem import EDIT, CostTable, Fits, Problem, Resamples, Texts
 from . import costs as _costs
 from . import null as _null
 from . import prefix as _prefix
+from .jit import WHY_NOT
 from .threads import available, run, slices
 
 BOUND_BYTES = 1 << 29
@@ -21,6 +22,9 @@ class CpuBackend(Backend):
     """See `Backend`."""
 
     name = "cpu"
+
+    def why_not(self) -> str | None:
+        return WHY_NOT
 
     def exp_costs(self, secret: np.ndarray, tokens: np.ndarray, n: int, threads: int) -> Any:
         out = np.empty((len(tokens), n + 16), np.int32)

@@ -5,8 +5,7 @@ observed statistic stays near zero. All additions saturate. At the top that only
 lower bound; a lane that touches the bottom is reported as undecided (its bound is LOWEST).
 """
 
-from numba import njit
-
+from .jit import njit
 from .simd import (
     add_saturated,
     less_equal_mask,

@@ -4,8 +4,7 @@ A block is sixteen 32-bit words, a function of (256-bit key, counter, nonce). La
 belongs to block l; output vector w holds word w of the sixteen blocks.
 """
 
-from numba import njit
-
+from .jit import njit
 from .simd import iota_i32, rotate_left, splat_i32, store
 
 

@@ -6,10 +6,10 @@ The float32 steps below are IEEE operations with a fixed order, so that every ma
 """
 
 import numpy as np
-from numba import njit
 
 from ..constants import DOMAIN_EXP, ROUNDS
 from .chacha import blocks
+from .jit import njit
 from .simd import (
     bits_float,
     float_bits,

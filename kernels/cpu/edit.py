@@ -13,8 +13,8 @@ into the other: what they are given and what they give is D.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from .jit import njit
 from .simd import load_i32, minimum, splat_i32, store, transpose_16
 
 

@@ -1,7 +1,8 @@
 """Scratch arrays that start on a cache line: of the vectors in them, none crosses one."""
 
 import numpy as np
-from numba import njit
+
+from .jit import njit
 
 
 @njit(nogil=True)

@@ -7,12 +7,12 @@ are counted in groups of 32; bit l of a mask is resample 32 group + l.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from ..problem import EDIT
 from .bound import bound_edit, bound_plain, undecided
 from .costs import wrap
 from .edit import Block
+from .jit import njit
 from .memory import aligned_i16
 from .resample import make_bounds, make_pair, resample_scratch
 from .search import search, search_scratch

@@ -1,7 +1,8 @@
 """Which key row each token of a block met in its best alignment with one window."""
 
 import numpy as np
-from numba import njit
+
+from .jit import njit
 
 
 @njit(nogil=True, cache=True)

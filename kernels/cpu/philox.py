@@ -10,7 +10,8 @@ Loops run over tokens with nothing carried from one to the next, so that LLVM fi
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from .jit import njit
 
 CONTEXT_DOMAIN = 0x574D4358
 TOKEN_DOMAIN = 0x574D544B

@@ -6,9 +6,9 @@ Lanes are sixteen neighbouring diagonals of one key.
 """
 
 import numpy as np
-from numba import njit
 
 from ..constants import NOTHING
+from .jit import njit
 from .simd import less_equal_mask, load_i32, splat_i32, store
 
 

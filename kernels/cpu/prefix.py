@@ -5,11 +5,11 @@ pass over all windows gives the statistic of every prefix.
 """
 
 import numpy as np
-from numba import njit
 
 from ..constants import NOTHING
 from ..problem import EDIT
 from .edit import Block, Lanes, edit_lanes
+from .jit import njit
 from .resample import make_pair, resample_scratch
 from .simd import load_i32, splat_i32, store
 

@@ -5,7 +5,8 @@ published functions passes them around.
 """
 
 import numpy as np
-from numba import njit
+
+from .jit import njit
 
 
 @njit(nogil=True, cache=True)

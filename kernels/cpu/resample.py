@@ -12,7 +12,6 @@ matters. Ranked costs (its): u has 16 bits; the ranks of the distinct tokens are
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from ..constants import (
     DOMAIN_NULL_HIGH,
@@ -25,6 +24,7 @@ from ..constants import (
 from ..problem import ITS
 from .chacha import blocks
 from .costs import exp_cost
+from .jit import njit
 from .memory import aligned_i32
 from .simd import (
     bits_float,

@@ -11,10 +11,10 @@ Shared arguments:
 """
 
 import numpy as np
-from numba import njit
 
 from ..constants import ROUNDS
 from .chacha import blocks
+from .jit import njit
 from .simd import (
     bits_float,
     float_bits,

@@ -6,12 +6,12 @@ only if its bound exceeds the best value so far, so the result is the one that b
 """
 
 import numpy as np
-from numba import njit
 
 from ..constants import NOTHING
 from ..problem import EDIT
 from .costs import wrap
 from .edit import Block, edit_all, edit_windows, interleave, interleaved_lanes, super_windows
+from .jit import njit
 from .memory import aligned_i32
 from .plain import plain_all, plain_search
 

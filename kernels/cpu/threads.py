@@ -1,24 +1,21 @@
-"""A thread pool for kernels that release the GIL (not Numba's `prange`: two Python threads in it abort the host)."""
+"""A thread pool for kernels that release the GIL (not Numba's `prange`: two Python threads in it abort the host).
+
+No lock of ours is held here, so no forked child or signal handler can wait for one. The pool's own locks are remade by
+Python after a fork; a signal handler that comes back here while its thread holds one works without the pool.
+"""
 
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import pairwise
 
 _pools: dict[int, ThreadPoolExecutor] = {}
-_lock = threading.Lock()
+_caller = threading.local()  # inside: whether this thread is in a call of `run` that uses a pool
 
-
-def _forget_pools() -> None:
-    """After a fork the child has no threads: it makes its own pools."""
-    global _lock
-    _lock = threading.Lock()
-    _pools.clear()
-
-
+# After a fork the child has no threads: it makes its own pools.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pools)
+    os.register_at_fork(after_in_child=_pools.clear)
 
 
 def available() -> int:
@@ -34,16 +31,21 @@ def run(function: Callable[..., object], jobs: Iterable[Sequence], threads: int)
     The first error is raised when what runs has ended; jobs that have not begun are left out.
     """
     jobs = list(jobs)
-    if threads == 1 or len(jobs) <= 1:
+    if threads == 1 or len(jobs) <= 1 or getattr(_caller, "inside", False):
         for job in jobs:
             function(*job)
         return
-    with _lock:
-        if threads not in _pools:
-            _pools[threads] = ThreadPoolExecutor(threads, thread_name_prefix="wmcore")
-        pool = _pools[threads]
-    futures = [pool.submit(function, *job) for job in jobs]
+    futures: list[Future] = []
     try:
+        _caller.inside = True
+        pool = _pools.get(threads)
+        if (
+            pool is None
+        ):  # of two that are made at once, one is kept, and the other never gets a thread
+            made = ThreadPoolExecutor(threads, thread_name_prefix="wmcore")
+            pool = _pools.setdefault(threads, made)
+        for job in jobs:
+            futures.append(pool.submit(function, *job))
         for future in futures:
             future.result()
     except BaseException:  # an error, or Ctrl-C: what has not begun need not begin
@@ -51,6 +53,8 @@ def run(function: Callable[..., object], jobs: Iterable[Sequence], threads: int)
             future.cancel()
         wait(futures)
         raise
+    finally:
+        _caller.inside = False
 
 
 def slices(count: int, pieces: int) -> list[tuple[int, int]]:

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from texts import VOCAB, load, published, secret
 
-from wmcore import Detector
+from wmcore import SCHEMES, Detector
 from wmcore.calibration import Calibration
 from wmcore.kernels.problem import COSTS
 
@@ -70,7 +70,7 @@ def cases(texts: dict[str, list]) -> list[Case]:
     made = []
     fixed = {"stop_after": None, "watermarked": True}
     for scheme in ("exp-edit", "exp", "its-edit"):
-        marked = texts["its" if scheme.startswith("its") else "exp"]
+        marked = texts[SCHEMES[scheme].sampler]
         goals = {"exp-edit": (">= 4,000", ">= 20,000", ">= 5,000"), "exp": (">= 1,000", "", "")}
         goal = goals.get(scheme, ("report", "report", "report"))
         made.append(Case("1 watermarked text", scheme, marked[:1], goal[0], **fixed))
@@ -93,7 +93,7 @@ def cases(texts: dict[str, list]) -> list[Case]:
 
 def compare(peers: list[Peer], texts: dict[str, list]) -> list[dict]:
     for peer in peers:
-        agree(peer, texts["its" if peer.scheme.startswith("its") else "exp"][0])
+        agree(peer, texts[SCHEMES[peer.scheme].sampler][0])
         peer.null(texts["exp"][0], VOCAB, N, 0)  # warm
     rows = []
     for case in cases(texts):

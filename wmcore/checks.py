@@ -15,14 +15,23 @@ import numpy as np
 from wmcore.errors import WatermarkError
 
 
+def shown(value: object) -> str:
+    """A value as a message shows it: its repr, of any length cut to what a line can hold."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write out an integer of thousands of digits
+        text = f"a {type(value).__name__} of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def whole_number(name: str, value: object, least: int = 0, most: int | None = None) -> int:
     """value as an int; WatermarkError unless it is a whole number (not a bool) from least to most."""
     limit = f"of at least {least}" if most is None else f"from {least} to {most}"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
-        raise WatermarkError(f"{name} is {value!r}, but must be a whole number {limit}")
+        raise WatermarkError(f"{name} is {shown(value)}, but must be a whole number {limit}")
     number = int(value)
     if number < least or (most is not None and number > most):
-        raise WatermarkError(f"{name} is {number}, but must be a whole number {limit}")
+        raise WatermarkError(f"{name} is {shown(number)}, but must be a whole number {limit}")
     return number
 
 
@@ -30,14 +39,25 @@ def real_number(name: str, value: object, least: float, most: float = math.inf) 
     """value as a float; WatermarkError unless it is a finite number (not a bool) from least to most."""
     limit = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
-        raise WatermarkError(f"{name} is {value!r}, but must be a number {limit}")
+        raise WatermarkError(f"{name} is {shown(value)}, but must be a number {limit}")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not (math.isfinite(number) and least <= number <= most):
-        raise WatermarkError(f"{name} is {value}, but must be a number {limit}")
+        raise WatermarkError(f"{name} is {shown(value)}, but must be a number {limit}")
     return number
+
+
+LARGEST_TABLE = 1 << 32
+"""The most bytes that one table may take: what needs more is refused before it is asked for."""
+
+
+def memory_error(what: str, size: int, remedy: str) -> str | None:
+    """What is wrong with a table of `size` bytes, if it is larger than `LARGEST_TABLE`."""
+    if size <= LARGEST_TABLE:
+        return None
+    return f"{what} needs {size:,} bytes, but a table may take at most {LARGEST_TABLE:,}: {remedy}"
 
 
 def thread_count(threads: int | None) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wmcore.checks import shown
 from wmcore.errors import WatermarkError
 from wmcore.kernels import problem as kernel
 
@@ -129,7 +130,7 @@ def scheme_of(name: object) -> Scheme:
     """The scheme of this name; WatermarkError for any other."""
     scheme = SCHEMES.get(name) if isinstance(name, str) else None
     if scheme is None:
-        raise WatermarkError(f"scheme {name!r} is not known: use one of {', '.join(SCHEMES)}")
+        raise WatermarkError(f"scheme {shown(name)} is not known: use one of {', '.join(SCHEMES)}")
     return scheme
 
 

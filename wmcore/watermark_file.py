@@ -1,14 +1,15 @@
-"""The JSON file of a watermark: read, checked, and written so that only its owner can read it."""
+"""The JSON file of a watermark: read and checked here; `private_file` writes it so that only its owner can read it."""
 
 import contextlib
 import json
 import os
 import stat
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
+from wmcore import private_file
+from wmcore.checks import shown
 from wmcore.errors import WatermarkError
 from wmcore.key import GENERATORS, Key, PublishedKey
 
@@ -17,10 +18,10 @@ VERSION = 1
 _LARGEST_FILE = 1 << 20
 
 
-def write(path: str | os.PathLike, fields: dict[str, Any]) -> None:
+def write(path: str | os.PathLike, fields: dict[str, Any], replace: bool = True) -> None:
     """Write the fields of a watermark, key included as `Key.to_dict` gives it; whole or not at all."""
     document = {"format": FORMAT, "version": VERSION, **fields}
-    _write_private(Path(path), json.dumps(document, indent=2) + "\n")
+    private_file.write(Path(path), json.dumps(document, indent=2) + "\n", replace)
 
 
 def read(path: str | os.PathLike) -> dict[str, Any]:
@@ -30,14 +31,16 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     watermark file, or was written by another version.
     """
     path = Path(path)
-    document = _document(path)
+    document, mode = _document(path)
     try:
-        key = _key(path, document["key"])
+        key = _key(path, document["key"], mode)
         names = ("scheme", "vocab_size", "key_length", "block_length", "gap", "tokenizer")
         return {**{name: document[name] for name in names}, "key": key}
+    except WatermarkError:
+        raise
     except KeyError as error:
         what = f"field {error}"
-    except (TypeError, AttributeError, OverflowError):
+    except (TypeError, AttributeError, ValueError):
         what = "a field"
     raise WatermarkError(
         f"watermark file {path} is corrupt: {what} is missing or of the wrong type; "
@@ -45,11 +48,11 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     )
 
 
-def _key(path: Path, spec: dict[str, Any]) -> Key | PublishedKey:
+def _key(path: Path, spec: dict[str, Any], mode: int) -> Key | PublishedKey:
     kind = spec["kind"]
     if kind == "env":
         return _key_from_environment(path, spec)
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+    if mode & 0o077:
         warnings.warn(
             f"watermark file {path} holds a secret and can be read by other users: "
             f"run chmod 600 {path}",
@@ -60,35 +63,38 @@ def _key(path: Path, spec: dict[str, Any]) -> Key | PublishedKey:
     if kind == "published" and spec["generator"] in GENERATORS:
         return PublishedKey(spec["seed"], spec["generator"])
     raise WatermarkError(
-        f"watermark file {path} holds a key of kind {kind!r}, which this version does not know: "
+        f"watermark file {path} holds a key of kind {shown(kind)}, which this version does not know: "
         "upgrade wmcore, or restore the file"
     )
 
 
 def _key_from_environment(path: Path, spec: dict[str, Any]) -> Key:
-    name = spec["name"]
-    if not os.environ.get(name):
+    name, fingerprint = spec["name"], spec["fingerprint"]
+    secret = os.environ.get(name)
+    if not secret:
         raise WatermarkError(
-            f"watermark file {path} takes its secret from the environment variable {name}, which is not "
+            f"watermark file {path} takes its secret from the environment variable {shown(name)}, which is not "
             "set: set it to the 64 hexadecimal digits of the secret"
         )
-    key = Key.from_hex(os.environ[name])
-    if key.fingerprint != spec["fingerprint"]:
+    key = Key.from_hex(secret)
+    if key.fingerprint != fingerprint:
         raise WatermarkError(
-            f"environment variable {name} holds key {key.fingerprint}, but watermark file {path} was saved "
-            f"with key {spec['fingerprint']}: set the right secret"
+            f"environment variable {shown(name)} holds key {key.fingerprint}, but watermark file {path} was saved "
+            f"with key {shown(fingerprint)}: set the right secret"
         )
     return key
 
 
-def _document(path: Path) -> dict[str, Any]:
-    """The JSON object of a watermark file, of the right format and version."""
+def _document(path: Path) -> tuple[dict[str, Any], int]:
+    """(the JSON object of a watermark file, of the right format and version; the file's permission bits)."""
     try:
         with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             raw = file.read(_LARGEST_FILE + 1)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: no path at all, as with a zero byte
+        reason = getattr(error, "strerror", None) or error
         raise WatermarkError(
-            f"watermark file {path} cannot be read ({error.strerror}): check the path, or make one with "
+            f"watermark file {path} cannot be read ({reason}): check the path, or make one with "
             "'wmcore keygen'"
         ) from None
     document = None
@@ -101,34 +107,9 @@ def _document(path: Path) -> dict[str, Any]:
             "make one with 'wmcore keygen'"
         )
     version = document.get("version")
-    if version != VERSION:
+    if type(version) is not int or version != VERSION:
         raise WatermarkError(
-            f"watermark file {path} has version {version!r}, but this wmcore reads version {VERSION}: "
+            f"watermark file {path} has version {shown(version)}, but this wmcore reads version {VERSION}: "
             "use the wmcore that wrote it"
         )
-    return document
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file of mode 0600 beside its place, then move it there."""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
-    except OSError as error:
-        raise WatermarkError(
-            f"watermark file {path} cannot be written ({error.strerror}): check its folder"
-        ) from None
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise WatermarkError(
-            f"watermark file {path} cannot be written ({error.strerror}): check that it is no folder and that "
-            "there is room"
-        ) from None
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    return document, mode

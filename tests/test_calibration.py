@@ -1,12 +1,17 @@
 """The calibrated null: close to the exact test, labelled, and refused where it does not fit."""
 
+import io
+import json
 import math
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
 
 from wmcore import SCHEMES, Detector, Watermark, WatermarkError
 from wmcore.calibration import Calibration
+from wmcore.calibration_file import LARGEST
 
 V = 400
 
@@ -105,8 +110,11 @@ def test_what_does_not_fit_is_refused():
             Calibration(scheme, calibration.lengths, calibration.statistics).check(
                 watermark.statistic, watermark.problem()
             )
-    with pytest.raises(WatermarkError, match="at least one token"):
-        Calibration.fit(watermark, [-3])
+    for lengths in ([-3], [0], [10.7], ["10"], [True], [2**40], [np.nan]):
+        with pytest.raises(WatermarkError, match="a length in lengths is"):
+            Calibration.fit(watermark, lengths)
+    with pytest.raises(WatermarkError, match="fewer lengths or resamples"):
+        Calibration.fit(watermark, range(1, 1000), 10**6)
     with pytest.raises(WatermarkError, match="tokens: text 1 is no sequence"):
         Calibration.fit(watermark, [2], tokens=[[1, 2, 3], "abcd"])
     with pytest.raises(WatermarkError, match="lengths is empty"):
@@ -115,3 +123,239 @@ def test_what_does_not_fit_is_refused():
         Calibration.fit(watermark, [9000])
     with pytest.raises(WatermarkError, match="no text of tokens is that long"):
         Calibration.fit(watermark, [50], tokens=[np.arange(49)])
+
+
+TEST = {
+    "cost": "exp",
+    "alignment": "edit",
+    "n": 32,
+    "gamma": 0,
+    "vocab_size": None,
+    "denominator": None,
+    "block_length": None,
+}
+LENGTHS = np.array([10, 20])
+STATISTICS = np.arange(8.0).reshape(2, 4)
+
+
+def calibration_file(path, lengths=LENGTHS, statistics=STATISTICS, header=None, **test):
+    """Any file that looks like a calibration."""
+    if header is None:
+        header = json.dumps({"version": 2, "test": {**TEST, **test}})
+    with open(path, "wb") as file:
+        np.savez_compressed(file, header=header, lengths=lengths, statistics=statistics)
+    return path
+
+
+def refused(path):
+    with pytest.raises(
+        WatermarkError, match=r"cannot be read \(damaged, or not a calibration\): fit"
+    ):
+        Calibration.load(path)
+
+
+def test_a_calibration_file_by_hand_loads(tmp_path):
+    found = Calibration.load(calibration_file(tmp_path / "null.npz"))
+    assert (found.test, found.lengths.tolist()) == (TEST, [10, 20])
+    small = calibration_file(tmp_path / "null.npz", LENGTHS.astype(">u2"), STATISTICS.astype("f2"))
+    found = Calibration.load(small)
+    assert (found.lengths.dtype, found.statistics.dtype) == (np.int64, np.float64)
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        np.array([10.0, 20.0]),
+        np.array([10, np.inf]),
+        np.array(["10", "20"]),
+        np.array([-5, 20]),
+        np.array([0, 20]),
+        np.array([20, 10]),
+        np.array([10, 10]),
+        np.array([[10], [20]]),
+        np.array([10]),
+        np.array([10, 20, 30]),
+        np.array([], np.int64),
+        np.array(10),
+        np.array([10, 2**31]),
+        np.array([10, 2**63 + 1], np.uint64),
+        np.array([True, False]),
+        np.array([10, 20], "m8[s]"),
+        np.array([10 + 0j, 20]),
+        np.array([(10,), (20,)], [("a", int)]),
+        np.array([10, 20], object),
+    ],
+)
+def test_hostile_lengths(tmp_path, lengths):
+    refused(calibration_file(tmp_path / "null.npz", lengths=lengths))
+
+
+@pytest.mark.parametrize(
+    "statistics",
+    [
+        np.arange(8).reshape(2, 4),
+        np.arange(8.0),
+        np.arange(8.0).reshape(2, 2, 2),
+        np.empty((2, 0)),
+        np.float64(3.0),
+        np.array([[1.0, 2.0], [3.0, np.nan]]),
+        np.array([[np.nan], [1.0]]),
+        np.array([[1.0, 2.0], [3.0, np.inf]]),
+        np.array([[-np.inf, 2.0], [3.0, 4.0]]),
+        np.array([[2.0, 1.0], [3.0, 4.0]]),
+        np.array([["a", "b"], ["c", "d"]]),
+        np.array([[1, 2], [3, 4]], complex),
+        np.array([[1.0, 2.0], [3.0, 4.0]], object),
+        np.array([[1, np.finfo(np.longdouble).max]] * 2, np.longdouble),
+    ],
+)
+def test_hostile_statistics(tmp_path, statistics):
+    refused(calibration_file(tmp_path / "null.npz", statistics=statistics))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "null",
+        "[]",
+        "3",
+        '"version"',
+        "{}",
+        '{"version": 2}',
+        '{"version": 2, "test": null}',
+        '{"version": 2, "test": []}',
+        '{"version": 2, "test": {}}',
+        '{"version": 1, "scheme": 3}',
+        '{"version": 1, "scheme": {}}',
+        '{"version": "2", "test": {}}',
+        '{"version": 2.0, "test": {}}',
+        '{"version": true, "test": {}}',
+        "[" * 10_000,
+        "9" * 10_000,
+        "x" * 100_000,
+        np.array(["{}", "{}"]),
+        np.array(b"{}"),
+        np.array(3),
+        np.array({"version": 2}, object),
+        *[
+            json.dumps({"version": 2, "test": {**TEST, **change}})
+            for change in (
+                {"n": "32"},
+                {"n": 32.0},
+                {"n": None},
+                {"n": [32]},
+                {"n": True},
+                {"cost": 1},
+                {"cost": {"name": "exp"}},
+                {"gamma": None},
+                {"vocab_size": 1.5},
+                {"more": 1},
+            )
+        ],
+    ],
+)
+def test_hostile_headers(tmp_path, header):
+    refused(calibration_file(tmp_path / "null.npz", header=header))
+
+
+def test_headers_that_do_not_fit_are_one_short_sentence(tmp_path):
+    with pytest.raises(WatermarkError, match=r"has version 3, but .* version 2: fit it again"):
+        Calibration.load(calibration_file(tmp_path / "null.npz", header='{"version": 3}'))
+    for change in ({"n": 10**4000}, {"cost": "\x1b]0;" * 1000}):
+        found = Calibration.load(calibration_file(tmp_path / "null.npz", **change))
+        with pytest.raises(WatermarkError, match="was made for") as refusal:
+            found.check(make().statistic, make().problem())
+        assert len(str(refusal.value)) < 600
+        assert "\x1b" not in str(refusal.value)
+
+
+def npy(array):
+    raw = io.BytesIO()
+    np.save(raw, array)
+    return raw.getvalue()
+
+
+def zipped(path, method=zipfile.ZIP_DEFLATED, **changes):
+    """A calibration with some of its members' bytes replaced; None leaves one out."""
+    members = {
+        "header": npy(np.array(json.dumps({"version": 2, "test": TEST}))),
+        "lengths": npy(LENGTHS),
+        "statistics": npy(STATISTICS),
+    }
+    with zipfile.ZipFile(path, "w", method) as file:
+        for name, raw in (members | changes).items():
+            if raw is not None:
+                file.writestr(f"{name}.npy", raw)
+    return path
+
+
+def header_only(text):
+    raw = b"\x93NUMPY\x01\x00"
+    return raw + len(text).to_bytes(2, "little") + text.encode()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_methods_that_can_unpack_more_than_they_say_are_refused(tmp_path, method):
+    Calibration.load(zipped(tmp_path / "null.npz"))
+    refused(zipped(tmp_path / "null.npz", method))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"statistics",
+        npy(STATISTICS)[:-1],
+        npy(STATISTICS) + b"x",
+        header_only("{'descr': '<f8', 'fortran_order': False, 'shape': (1 << 40, 4), }\n"),
+        header_only("{'descr': '<f8', 'fortran_order': False, 'shape': (1099511627776, 4), }\n"),
+        header_only("{'descr': '<f8', 'fortran_order': False, 'shape': (2, 1e999), }\n"),
+        header_only("{'descr': '<f8', 'fortran_order': False, 'shape': (-2, -4), }\n") + bytes(64),
+        header_only("{'descr': '|V0', 'fortran_order': False, 'shape': (10000000000, 9), }\n"),
+        header_only("{'descr': '|O', 'fortran_order': False, 'shape': (2, 4), }\n") + bytes(64),
+        header_only("(" * 5000),
+        None,
+    ],
+)
+def test_members_that_are_not_what_they_say(tmp_path, raw):
+    refused(zipped(tmp_path / "null.npz", statistics=raw))
+
+
+def test_a_zip_bomb_is_refused_by_its_directory(tmp_path):
+    path = tmp_path / "null.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("header.npy", npy(np.array(json.dumps({"version": 2, "test": TEST}))))
+        file.writestr("lengths.npy", npy(LENGTHS))
+        with file.open("statistics.npy", "w") as member:
+            member.write(npy(np.zeros((2, (LARGEST >> 4) + 2**14)))[:128])
+            for _ in range((LARGEST >> 20) + 2):
+                member.write(bytes(1 << 20))
+    assert path.stat().st_size < 1 << 20
+    assert peak_of(lambda: refused(path)) < 1 << 24
+
+
+def test_a_zip_bomb_that_lies_about_its_size_is_not_unpacked(tmp_path):
+    path = zipped(tmp_path / "null.npz", statistics=npy(STATISTICS) + bytes(1 << 27))
+    raw = path.read_bytes()
+    true, stated = (len(npy(STATISTICS)) + (1 << 27)).to_bytes(4, "little"), len(npy(STATISTICS))
+    assert raw.count(true) == 2  # beside the member and in the directory
+    path.write_bytes(raw.replace(true, stated.to_bytes(4, "little")))
+    assert peak_of(lambda: refused(path)) < 1 << 24
+
+
+def peak_of(call):
+    """The most bytes that Python and NumPy held at once."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_calibration_too_large_to_be_read_is_not_written(tmp_path):
+    large = Calibration(TEST, LENGTHS, np.broadcast_to(0.0, (2, LARGEST // 8)))
+    with pytest.raises(WatermarkError, match="fewer lengths or resamples"):
+        large.save(tmp_path / "null.npz")
+    assert list(tmp_path.iterdir()) == []

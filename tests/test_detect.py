@@ -180,9 +180,93 @@ def test_strings_need_the_right_tokenizer():
         ["abca", [0, 1, 2, 0]], seed=1
     )
     assert by_text == by_ids
-    small = Watermark.create("exp", vocab_size=25, key_length=8)
-    with pytest.raises(WatermarkError, match="the tokenizer has 26 tokens, but the watermark"):
-        Detector(small, tokenizer=Letters())
+
+
+class Tokenizer:
+    """Of letters; knows as many as it says, or does not say."""
+
+    def __init__(self, vocab_size=None):
+        if vocab_size is not None:
+            self.vocab_size = vocab_size
+
+    def __call__(self, text, add_special_tokens):
+        return {"input_ids": self.ids(text)}
+
+    def ids(self, text):
+        return [ord(c) - 97 for c in text]
+
+
+def test_only_tokens_that_occur_must_be_of_the_watermark(recwarn):
+    watermark = Watermark.create("exp", vocab_size=25, key_length=8)
+    by_ids = Detector(watermark).detect([[0, 1, 2, 0], [24]], seed=1)
+    for tokenizer in (Tokenizer(), Tokenizer(25)):
+        good, bad, last = Detector(watermark, tokenizer=tokenizer).detect(
+            ["abca", "yz", "y"], seed=1
+        )
+        assert [good, last] == by_ids
+        assert "token 25 at position 1 is outside the vocabulary of 25 tokens" in bad.error
+        assert bad.p_value is None
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="the tokenizer knows 26 tokens, but the watermark 25"):
+        detector = Detector(watermark, tokenizer=Tokenizer(26))
+    assert detector.detect(["abca"], seed=1) == by_ids[:1]
+
+
+def test_a_tokenizer_with_an_added_token_beyond_the_logits(recwarn):
+    tiny = pytest.importorskip("tiny")
+    tokenizer = tiny.words(30)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert len(tokenizer) == 31
+    watermark = Watermark.create("its", vocab_size=30, key_length=8)
+    detector = Detector(watermark, tokenizer=tokenizer)
+    assert not [w for w in recwarn.list if "tokenizer" in str(w.message)]
+    good, padded = detector.detect(["w1 w29", "w1 [PAD]"], seed=1)
+    assert good == detector.detect([[1, 29]], seed=1)[0]
+    assert "token 30 at position 1" in padded.error
+
+
+@pytest.mark.parametrize(
+    "ids", [[[0, 1]], [0.5], ["a"], [2**70], [None], None, 3, [True], np.array([1.0])]
+)
+def test_what_a_tokenizer_gives_is_checked(ids):
+    tokenizer = Tokenizer()
+    tokenizer.ids = lambda text: ids
+    watermark = Watermark.create("exp", vocab_size=25, key_length=8)
+    (found,) = Detector(watermark, tokenizer=tokenizer).detect(["a"])
+    assert "the tokenizer cannot read the text" in found.error
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_costs_are_looked_at_few_at_a_time(scheme, monkeypatch):
+    watermark = make(scheme)
+    texts = [
+        np.random.default_rng(i).integers(0, V, size=m) for i, m in enumerate([30, 5, 60, 1, 40])
+    ]
+    expected = Detector(watermark).detect(texts, seed=1, resamples=99)
+    asked = []
+    for rows in (1, 35, 10**6):
+        monkeypatch.setattr("wmcore.engine._COSTS_AT_ONCE", rows * 4 * 40)
+        detector = Detector(watermark)
+        table = detector.costs.table
+        monkeypatch.setattr(
+            detector.costs,
+            "table",
+            lambda t, *rest, table=table: asked.append(len(t)) or table(t, *rest),
+        )
+        assert detector.detect(texts, seed=1, resamples=99) == expected
+        asked.append(None)
+    counts = [len(part) for part in "".join("x" if a else " " for a in asked).split()]
+    assert counts == [5, 4, 1]
+
+
+def test_a_text_whose_costs_would_not_fit_is_an_error_of_its_own():
+    watermark = Watermark.create("exp", vocab_size=10_000, key_length=2**20, block_length=2)
+    detector = Detector(watermark)
+    assert detector.engine.error(1024) is None
+    assert "the table of costs of 1,025 tokens at 1,048,576 key rows needs 4,299,161,600 bytes" in (
+        detector.engine.error(1025)
+    )
+    assert detector.engine.error(10**6) is not None
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

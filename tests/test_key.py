@@ -1,13 +1,16 @@
 """Keys: secrets that stay secret, and the numbers of the published code."""
 
+import hmac
 import math
 import pickle
+import re
+import tracemalloc
 
 import naive
 import numpy as np
 import pytest
 
-from wmcore import Key, PublishedKey, WatermarkError
+from wmcore import Detector, Key, PublishedKey, WatermarkError
 from wmcore.kernels import resolve
 from wmcore.watermark import Watermark
 
@@ -34,6 +37,91 @@ def test_derived_keys_are_independent_and_stable():
     derived = {key.secret_hex, *(key.derive(x).secret_hex for x in ("", "a", "b", "ab", "ä"))}
     assert len(derived) == 6
     assert key.derive("a").derive("b") != key.derive("ab")
+
+
+def test_a_label_is_the_same_however_it_is_typed():
+    key = Key(SECRET)
+    assert key.derive("caf\u00e9") == key.derive("cafe\u0301") == key.derive("caf\u00e9")
+    assert key.derive("\u212b") == key.derive("\u00c5") == key.derive("A\u030a")
+    assert (
+        len(
+            {
+                key.derive(label)
+                for label in ("caf\u00e9", "cafe", "Caf\u00e9", "caf\u00e9 ", "ﬁ", "fi")
+            }
+        )
+        == 6
+    )
+    message = b"wmcore derive\x00caf\xc3\xa9"
+    assert key.derive("cafe\u0301").secret_hex == hmac.new(SECRET, message, "sha256").hexdigest()
+
+
+@pytest.mark.parametrize("label", ["\ud800", "a\udfffb", "\ude00\ud83d", "\ud800" * 1000])
+def test_a_label_that_is_no_text_is_one_sentence(label):
+    for key in (Key(SECRET), PublishedKey(1)):
+        with pytest.raises(WatermarkError, match=r"^label '") as error:
+            key.derive(label)
+        str(error.value).encode()
+        assert len(str(error.value)) < 200
+    for other in (None, 3, b"a"):
+        with pytest.raises(WatermarkError, match="label"):
+            Key(SECRET).derive(other)
+
+
+def test_a_published_key_has_no_sub_keys():
+    with pytest.raises(WatermarkError, match="label 'a' asks for a sub-key"):
+        PublishedKey(1).derive("a")
+
+
+HUGE = 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda s, **n: Watermark.create(s, **n), "the permutation of an its key for vocab_size 2,147,483,647 needs"),
+        (lambda s, **n: Watermark.published(s, seed=1, generator="torch", **n), "the permutation of an its key"),
+        (lambda s, **n: Watermark.published(s, seed=1, generator="mersenne", **n), "the permutation of an its key"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("scheme", ["its", "its-edit"])
+def test_the_permutation_is_refused_before_it_takes_memory(make, said, scheme):
+    watermark = make(scheme, vocab_size=HUGE, key_length=4)
+    refused(said, lambda: Detector(watermark))
+    refused(said, lambda: watermark.key.numbers("its", 4, HUGE))
+    refused(said, lambda: watermark.key.its_order(HUGE))
+
+
+@pytest.mark.parametrize("generator", ["torch", "mersenne"])
+@pytest.mark.parametrize(
+    ("vocab_size", "key_length"), [(HUGE, 1), (2**16, 2**20), (300_000, 2**12)]
+)
+def test_the_published_table_is_refused_before_it_takes_memory(generator, vocab_size, key_length):
+    watermark = Watermark.published(
+        "exp", seed=1, generator=generator, vocab_size=vocab_size, key_length=key_length
+    )
+    said = (
+        f"{key_length:,} rows of {vocab_size:,} tokens, needs {4 * vocab_size * key_length:,} bytes"
+    )
+    refused(said, lambda: Detector(watermark))
+    refused(said, lambda: watermark.key.numbers("exp", key_length, vocab_size))
+    refused(said, lambda: watermark.key.exp_table(key_length, vocab_size))
+
+
+def refused(said, call):
+    tracemalloc.start()
+    try:
+        with pytest.raises(WatermarkError, match=re.escape(said)):
+            call()
+        assert tracemalloc.get_traced_memory()[1] < 1 << 27  # the imports
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_secret_exp_key_needs_no_table():
+    watermark = Watermark.create("exp", vocab_size=HUGE, key_length=4)
+    (found,) = Detector(watermark).detect([[HUGE - 1, 0, 5]], resamples=9)
+    assert found.error is None
 
 
 def test_the_secret_never_shows():

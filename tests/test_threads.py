@@ -203,13 +203,13 @@ def test_a_job_that_comes_back_to_the_pool_from_its_callers_thread_runs_in_place
     def interrupted(self, *arguments):  # as by a signal, inside the pool
         if not inner:
             inner.append("begun")
-            run(inner.append, [(1,), (2,), (3,)], 2)
+            run(lambda: inner.append(threading.current_thread()), [(), ()], 2)
         return submit(self, *arguments)
 
     monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
     outer = []
     run(outer.append, [(1,), (2,)], 2)
-    assert inner == ["begun", 1, 2, 3]
+    assert inner == ["begun", *[threading.current_thread()] * 2]
     assert sorted(outer) == [1, 2]
 
 

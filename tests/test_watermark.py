@@ -1,12 +1,10 @@
 """The object a user keeps and its file."""
 
+import errno
 import fcntl
 import json
 import os
-import signal
 import stat
-import subprocess
-import sys
 import threading
 import warnings
 
@@ -94,53 +92,6 @@ def test_saving_over_a_file_keeps_it_private(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_killed_save_leaves_no_secret_for_ever(tmp_path):
-    path = tmp_path / "watermark.json"
-    make().save(path)
-    before = path.read_bytes()
-    script = """
-import os, signal, sys
-from wmcore import Watermark
-mark = Watermark.load(sys.argv[1])
-os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
-mark.save(sys.argv[1])
-"""
-    for _ in range(3):
-        code = subprocess.run([sys.executable, "-c", script, path]).returncode
-        assert code == -signal.SIGKILL
-    assert path.read_bytes() == before
-    left = set(os.listdir(tmp_path)) - {"watermark.json"}
-    assert len(left) == 1  # each takes what the one before left
-    assert stat.S_IMODE((tmp_path / left.pop()).stat().st_mode) == 0o600
-
-    others = [".watermark.json.swp", "watermark.json.wmcore-new", ".other.json.x.wmcore-new"]
-    for name in others:
-        (tmp_path / name).write_text("not ours")
-    os.mkfifo(tmp_path / ".watermark.json.pipe.wmcore-new")
-    (tmp_path / ".watermark.json.link.wmcore-new").symlink_to(path)
-    make().save(path)
-    kept = {".watermark.json.link.wmcore-new", ".watermark.json.pipe.wmcore-new"}
-    assert set(os.listdir(tmp_path)) == {"watermark.json", *others, *kept}
-
-
-def test_what_a_live_writer_has_open_stays(tmp_path):
-    path = tmp_path / "watermark.json"
-    threads = [threading.Thread(target=make().save, args=(path,)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert os.listdir(tmp_path) == ["watermark.json"]
-    Watermark.load(path)
-    mine = tmp_path / ".watermark.json.mine.wmcore-new"
-    with mine.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        make().save(path)
-        assert mine.exists()
-    make().save(path)
-    assert not mine.exists()
-
-
 def test_a_file_that_cannot_be_written(tmp_path):
     with pytest.raises(WatermarkError, match="cannot be written"):
         make().save(tmp_path / "no" / "watermark.json")
@@ -155,7 +106,7 @@ def test_the_secret_can_stay_in_the_environment(tmp_path, monkeypatch):
     watermark.save(path, key_from_env="WMCORE_TEST_SECRET")
     assert watermark.key.secret_hex not in path.read_text()
     monkeypatch.delenv("WMCORE_TEST_SECRET", raising=False)
-    with pytest.raises(WatermarkError, match="WMCORE_TEST_SECRET, which is not set"):
+    with pytest.raises(WatermarkError, match="'WMCORE_TEST_SECRET', which is not set"):
         Watermark.load(path)
     monkeypatch.setenv("WMCORE_TEST_SECRET", Key.generate().secret_hex)
     with pytest.raises(WatermarkError, match="set the right secret"):
@@ -268,3 +219,224 @@ def test_the_problem_in_integers():
     assert published.problem().denominator == 1000
     assert isinstance(published.key, PublishedKey)
     assert make(gap=0.5).problem().gamma == 2048
+
+
+HOSTILE = [
+    None,
+    True,
+    -1,
+    0,
+    1.5,
+    1e400,
+    float("nan"),
+    10**400,
+    "",
+    "\ud800",
+    "\x00",
+    "x" * 10_000,
+    [],
+    [[[]]],
+    {},
+    {"kind": "env"},
+    {"kind": ["env"]},
+    {"kind": "env", "name": 3, "fingerprint": ""},
+    {"kind": "env", "name": [], "fingerprint": ""},
+    {"kind": "env", "name": "\ud800", "fingerprint": ""},
+    {"kind": "env", "name": "a\x00b", "fingerprint": ""},
+    {"kind": "env", "name": "a=b", "fingerprint": {}},
+    {"kind": "env", "name": "HOME", "fingerprint": {}},
+    {"kind": "env", "name": "NAME" * 5_000, "fingerprint": ""},
+    {"kind": "chacha8", "secret": None},
+    {"kind": "chacha8", "secret": "\u0660" * 64},
+    {"kind": "chacha8", "secret": ["00"] * 32},
+    {"kind": "published", "generator": [], "seed": 1},
+    {"kind": "published", "generator": "torch", "seed": []},
+    {"kind": "published", "generator": "torch", "seed": -1},
+    {"kind": "published", "generator": "torch", "seed": 10**400},
+    {"kind": "\x1b]0;title\x07" * 500},
+]
+
+
+@pytest.mark.parametrize("field", ["format", "version", *vars(make())])
+def test_hostile_fields_are_one_short_sentence(tmp_path, field):
+    path = tmp_path / "watermark.json"
+    good = {"block_length": (None,), "tokenizer": (None, *HOSTILE), "gap": (0, 1.5)}
+    for value in HOSTILE:
+        make().save(path)
+        damaged(path, lambda d, value=value: d.update({field: value}))
+        said = refusal(path)
+        if said is None:
+            assert value in good.get(field, ()), value
+        else:
+            assert len(said) < 500, value
+            assert said.isprintable(), value
+
+
+def refusal(path):
+    try:
+        Watermark.load(path)
+    except WatermarkError as error:
+        return str(error)
+    return None
+
+
+def test_a_path_that_is_none_is_one_sentence(tmp_path):
+    for path in ("a\0b", str(tmp_path / ("x" * 5_000))):
+        with pytest.raises(WatermarkError, match="cannot be read"):
+            Watermark.load(path)
+        with pytest.raises(WatermarkError, match="cannot be written"):
+            make().save(path)
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_absurd_numbers_are_one_short_sentence(digits):
+    number = 10**digits
+    for name in ("gap", "vocab_size", "key_length", "block_length", "key", "tokenizer", "scheme"):
+        with pytest.raises(WatermarkError, match=f"^{name} ") as error:
+            make(**{name: number})
+        assert len(str(error.value)) < 300
+
+
+def leftovers(folder):
+    return [path for path in folder.iterdir() if path.name.startswith(".wmcore-secret-")]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("step", ["fsync", "replace", "link", "flock"])
+def test_what_a_killed_save_leaves_is_removed_by_the_next(tmp_path, step, monkeypatch):
+
+    child = os.fork()
+    if child == 0:
+        setattr(fcntl if step == "flock" else os, step, lambda *_: os.kill(os.getpid(), 9))
+        make().save(tmp_path / "a.json", replace=step != "link")
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
+    assert len(leftovers(tmp_path)) == 1
+    make().save(tmp_path / "b.json")
+    assert os.listdir(tmp_path) == ["b.json"]
+
+
+def test_what_is_not_surely_ours_stays(tmp_path, monkeypatch):
+    name = f".wmcore-secret-{'0' * 32}.tmp"
+    others = [
+        name.replace("0.tmp", "g.tmp"),
+        f"{name}.bak",
+        "watermark.tmp",
+        f".watermark.{'0' * 8}",
+    ]
+    for other in others:
+        (tmp_path / other).write_text("")
+    (tmp_path / name.replace("00.", "01.")).mkdir()
+    (tmp_path / "real").write_text("")
+    (tmp_path / name.replace("00.", "02.")).symlink_to(tmp_path / "real")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / name.replace("00.", "03."))
+    before = set(os.listdir(tmp_path))
+    make().save(tmp_path / "watermark.json")
+    assert set(os.listdir(tmp_path)) - {"watermark.json"} == before
+    (tmp_path / name).write_text("")
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    make().save(tmp_path / "watermark.json")
+    assert (tmp_path / name).exists()
+
+
+def test_a_file_that_another_process_is_writing_stays(tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    path = tmp_path / f".wmcore-secret-{'0' * 32}.tmp"
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        make().save(tmp_path / "watermark.json")
+        assert path.exists()
+    make().save(tmp_path / "watermark.json")
+    assert not path.exists()
+
+
+def test_a_scratch_file_that_is_taken_for_a_leftover_is_made_again(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    real, taken = fcntl.flock, []
+
+    def flock(handle, how):
+        if not taken and not how & fcntl.LOCK_NB:
+            taken.extend(leftovers(tmp_path))
+            taken[0].unlink()  # another process, between its creation and its lock
+        real(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    watermark = make()
+    watermark.save(tmp_path / "watermark.json")
+    assert taken
+    assert Watermark.load(tmp_path / "watermark.json") == watermark
+    assert os.listdir(tmp_path) == ["watermark.json"]
+
+
+@pytest.mark.parametrize("lacking", ["flock", "fsync", "link"])
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.ENOLCK])
+def test_what_a_file_system_lacks_is_done_without(tmp_path, monkeypatch, lacking, code):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl if lacking == "flock" else os, lacking, refuse)
+    watermark, path = make(), tmp_path / "watermark.json"
+    watermark.save(path, replace=False)
+    assert Watermark.load(path) == watermark
+    with pytest.raises(WatermarkError, match="exists"):
+        watermark.save(path, replace=False)
+    assert os.listdir(tmp_path) == ["watermark.json"]
+
+
+def test_a_disk_that_is_full_leaves_the_old_file(tmp_path, monkeypatch):
+    watermark, path = make(), tmp_path / "watermark.json"
+    watermark.save(path)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WatermarkError, match="No space left"):
+        make().save(path)
+    assert Watermark.load(path) == watermark
+    assert os.listdir(tmp_path) == ["watermark.json"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link to nothing"])
+def test_what_is_there_is_not_replaced_unless_asked(tmp_path, kind):
+    path = tmp_path / "watermark.json"
+    if kind == "file":
+        path.write_text("old")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / "none")
+    with pytest.raises(WatermarkError, match="exists: choose another name"):
+        make().save(path, replace=False)
+    assert os.listdir(tmp_path) == ["watermark.json"]
+    if kind != "folder":
+        watermark = make()
+        watermark.save(path)
+        assert Watermark.load(path) == watermark
+        assert not path.is_symlink()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_of_many_that_write_one_file_without_replacing_one_wins(tmp_path):
+    path = tmp_path / "watermark.json"
+    marks = [make() for _ in range(8)]
+    kept = []
+
+    def save(watermark):
+        try:
+            watermark.save(path, replace=False)
+        except WatermarkError:
+            return
+        kept.append(watermark)
+
+    writers = [threading.Thread(target=save, args=(mark,)) for mark in marks]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert kept == [Watermark.load(path)]
+    assert os.listdir(tmp_path) == ["watermark.json"]

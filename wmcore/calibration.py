@@ -5,26 +5,24 @@ experiments use that: they compare every text with one stored sample. The p-valu
 stored sample comes from other texts (and, between two lengths, from an interpolation); `Detection.method` says so.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wmcore import calibration_file
 from wmcore.checks import thread_count, token_ids, whole_number
 from wmcore.engine import Engine
-from wmcore.errors import WatermarkError
+from wmcore.errors import WatermarkError, shown
 from wmcore.kernels.problem import COSTS, Problem, Resamples
 from wmcore.significance import seed_key
 from wmcore.statistic import Statistic
 from wmcore.watermark import Watermark
 
 _EXCERPTS = 50
-_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -91,11 +89,11 @@ class Calibration:
         engine = Engine(backend, problem, statistic.block_length, thread_count(threads))
         key = seed_key(seed, watermark.key.salt)
         rng = np.random.default_rng(key)
-        sizes = np.unique(np.asarray(lengths, np.int64))
+        whole = [whole_number("a length in lengths", length, 1, 2**31 - 1) for length in lengths]
+        sizes = np.unique(np.array(whole, np.int64))
         if sizes.size == 0:
             raise WatermarkError("lengths is empty: give at least one text length")
-        if sizes[0] < 1:
-            raise WatermarkError(f"lengths holds {sizes[0]}, but a text has at least one token")
+        calibration_file.check_size(sizes.size, resamples)
         corpus = None if tokens is None else _corpus(tokens)
         statistics = np.empty((sizes.size, resamples))
         for row, length in enumerate(sizes.tolist()):
@@ -144,7 +142,7 @@ class Calibration:
         if theirs == self.test:
             return
         differ = [
-            f"{name} {self.test.get(name)} (the watermark: {value})"
+            f"{name} {shown(self.test.get(name))} (the watermark: {value!r})"
             for name, value in theirs.items()
             if self.test.get(name) != value
         ]
@@ -154,41 +152,13 @@ class Calibration:
         )
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write an .npz file (arrays and a JSON string; no pickle, no secret)."""
-        header = json.dumps({"version": _VERSION, "test": self.test})
-        with open(path, "wb") as file:
-            np.savez_compressed(
-                file, header=np.array(header), lengths=self.lengths, statistics=self.statistics
-            )
+        """Write an .npz file (arrays and a JSON string; no pickle, no secret); WatermarkError if it is too large."""
+        calibration_file.write(path, self.test, self.lengths, self.statistics)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Calibration":
         """Read what `save` wrote; raises WatermarkError for anything else."""
-        path = Path(path)
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                header = json.loads(str(arrays["header"]))
-                lengths, statistics = arrays["lengths"], arrays["statistics"]
-            if header["version"] == 1:
-                header = {"version": _VERSION, "test": _upgraded(header["scheme"])}
-            if header["version"] != _VERSION:
-                raise WatermarkError(
-                    f"calibration file {path} has version {header['version']}, but this wmcore reads "
-                    f"version {_VERSION}: fit it again"
-                )
-            in_order = (np.diff(lengths) > 0).all() and (np.diff(statistics, axis=1) >= 0).all()
-            if lengths.shape != statistics.shape[:1] or not statistics.size or not in_order:
-                raise ValueError
-            return cls(dict(header["test"]), lengths, statistics)
-        except WatermarkError:
-            raise
-        except OSError as error:
-            reason = error.strerror or "not an .npz file"
-        except Exception:  # zipfile, json and numpy each have their own for a damaged file
-            reason = "damaged, or not a calibration"
-        raise WatermarkError(
-            f"calibration file {path} cannot be read ({reason}): fit it again with Calibration.fit"
-        )
+        return cls(*calibration_file.read(path))
 
 
 def _test(statistic: Statistic, problem: Problem) -> dict[str, Any]:
@@ -202,14 +172,6 @@ def _test(statistic: Statistic, problem: Problem) -> dict[str, Any]:
         "denominator": problem.denominator if ranked else None,
         "block_length": statistic.block_length,
     }
-
-
-def _upgraded(scheme: dict[str, Any]) -> dict[str, Any]:
-    """The test of a calibration file of version 1."""
-    rest = dict(scheme)
-    cost = ("exp", "its")[bool(rest.pop("its"))]
-    alignment = ("plain", "edit")[bool(rest.pop("edits"))]
-    return {"cost": cost, "alignment": alignment, **rest}
 
 
 def _corpus(tokens: Sequence[Any]) -> list[np.ndarray]:

@@ -58,6 +58,17 @@ def string(name: str, value: object) -> str:
     return str(value)
 
 
+LARGEST_TABLE = 1 << 32
+"""The most bytes that one table may take: what needs more is refused before it is asked for."""
+
+
+def memory_error(what: str, size: int, remedy: str) -> str | None:
+    """What is wrong with a table of `size` bytes, if it is larger than `LARGEST_TABLE`."""
+    if size <= LARGEST_TABLE:
+        return None
+    return f"{what} needs {size:,} bytes, but a table may take at most {LARGEST_TABLE:,}: {remedy}"
+
+
 def thread_count(threads: int | None) -> int:
     """threads, checked, or (None) the cores that this process may use."""
     from wmcore.kernels.cpu.threads import available

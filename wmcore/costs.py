@@ -100,9 +100,11 @@ class RankCosts(CostSource):
             u, order = self._make()
             rank = np.empty(len(order), np.int64)
             rank[order] = np.arange(len(order))
-            self._parts = u, eta_units(rank, self._problem)
+            eta = eta_units(rank, self._problem)
+            self._parts = u.astype(np.int32), eta.astype(np.int32)
         u, eta = self._parts
-        return np.abs(u[None, :] - eta[tokens][:, None]).astype(np.int32)
+        costs = u[None, :] - eta[tokens][:, None]
+        return np.abs(costs, out=costs)
 
 
 def eta_units(rank: np.ndarray, problem: Problem) -> np.ndarray:

@@ -291,7 +291,7 @@ class Detector:
                 return None, None, "the text is a string: give the Detector a tokenizer"
             try:
                 coded = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-                array = np.array(coded, np.int64)
+                array = token_ids(coded).astype(np.int64)
             except Exception as error:  # a tokenizer's own, such as for half of a surrogate pair
                 return None, None, f"the tokenizer cannot read the text: {reason(error)}"
         else:
@@ -348,10 +348,13 @@ def _tokenizer(tokenizer: Any, watermark: Watermark) -> Any:
         from wmcore.models import load_tokenizer
 
         tokenizer = load_tokenizer(tokenizer)
-    if len(tokenizer) > watermark.vocab_size:
-        raise WatermarkError(
-            f"the tokenizer has {len(tokenizer)} tokens, but the watermark a vocabulary of "
-            f"{watermark.vocab_size}: use the tokenizer of the watermark's model"
+    # Of a tokenizer of transformers, without added tokens: a [PAD] or the like may lie beyond the model's logits.
+    known = getattr(tokenizer, "vocab_size", None)
+    if isinstance(known, int) and known > watermark.vocab_size:
+        warnings.warn(
+            f"the tokenizer knows {known} tokens, but the watermark {watermark.vocab_size}: texts with a token beyond "
+            "get an error, and all fail if it is not the tokenizer of the watermark's model",
+            stacklevel=3,
         )
     return tokenizer
 

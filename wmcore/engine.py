@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from wmcore.checks import memory_error
 from wmcore.costs import CostSource
 from wmcore.errors import WatermarkError, shown
 from wmcore.kernels import Backend, load, resolve
@@ -22,6 +23,8 @@ from wmcore.kernels.problem import (
     distinct_tokens,
     pack,
 )
+
+_COSTS_AT_ONCE = 1 << 30
 
 
 class Alignment(NamedTuple):
@@ -80,7 +83,12 @@ class Engine:
 
     def error(self, length: int) -> str | None:
         """Why a text of this length cannot be tested, or None."""
-        return block_error(self.problem, length, self.block_length or length)
+        rows = min(length, self.problem.vocab_size)
+        return block_error(self.problem, length, self.block_length or length) or memory_error(
+            f"the table of costs of {rows:,} tokens at {self.problem.n:,} key rows",
+            4 * rows * self.problem.n,
+            "test a shorter text, or make a watermark with a smaller key_length",
+        )
 
     def pack(self, arrays: Sequence[np.ndarray]) -> Texts:
         """int64 token sequences, none of which has an `error`, as the kernels take them."""
@@ -102,14 +110,36 @@ class Engine:
         """The statistic of each text under a key; not found where it exceeds best (int32 [N])."""
         if best is None:
             best = np.full(texts.size, NOTHING, np.int32)
+        parts = self._parts(texts)
+        if len(parts) > 1:
+            found = [self.fit(texts.take(part), source, best[part]) for part in parts]
+            return Fits(*(np.concatenate(values) for values in zip(*found, strict=True)))
         costs = self.costs(source, texts.distinct)
         return self.backend.observe(self.problem, texts, costs, best, self.threads)
 
     def log_evalues(self, texts: Texts, source: CostSource) -> np.ndarray:
         """log E over all edit paths of each text, float64 [N]: 1 / E is a p-value (`kernels/cpu/evalue.py`)."""
+        parts = self._parts(texts)
+        if len(parts) > 1:
+            return np.concatenate([self.log_evalues(texts.take(part), source) for part in parts])
         costs = self.costs(source, texts.distinct)
         members = np.arange(texts.size)
         return self.backend.log_evalues(self.problem, texts, costs, members, self.threads)
+
+    def _parts(self, texts: Texts) -> list[np.ndarray]:
+        """Texts (int64) whose costs are looked at together, so that these take at most _COSTS_AT_ONCE bytes."""
+        problem = self.problem
+        rows = _COSTS_AT_ONCE // (4 * problem.n)
+        everything = np.arange(texts.size)
+        if texts.size == 1 or min(len(texts.distinct), problem.vocab_size) <= rows:
+            return [everything]
+        parts, first = [], 0
+        for a in range(1, texts.size + 1):
+            edges = texts.distinct_offsets
+            if a == texts.size or edges[a + 1] - edges[first] > rows:
+                parts.append(everything[first:a])
+                first = a
+        return parts
 
     def null(self, texts: Texts, a: int, resamples: Resamples) -> np.ndarray:
         """The statistics of text a under resampled keys, in user units: float64 [stop - first]."""

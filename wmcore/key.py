@@ -7,13 +7,14 @@ Both kinds answer the same questions, so that nothing else asks which kind it ha
 import hashlib
 import hmac
 import os
+import unicodedata
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from wmcore.checks import whole_number
-from wmcore.errors import WatermarkError
+from wmcore.checks import memory_error, whole_number
+from wmcore.errors import WatermarkError, shown
 from wmcore.published import MersenneWords, permutation, uniform_units, uniforms
 
 if TYPE_CHECKING:
@@ -74,12 +75,18 @@ class Key:
     def derive(self, label: str) -> "Key":
         """An independent key for a tenant: HMAC-SHA256 of the label under this secret.
 
-        Whoever holds the derived key learns nothing of this one or of its other labels.
+        Whoever holds the derived key learns nothing of this one or of its other labels. The label is normalised first
+        (Unicode NFC): "café" gives one key, however the é is typed. Case and spaces count.
         """
         if not isinstance(label, str):
             raise WatermarkError(f"label is a {type(label).__name__}, but must be a string")
-        message = b"wmcore derive\x00" + label.encode()
-        return Key(hmac.new(self._secret, message, hashlib.sha256).digest())
+        try:
+            text = unicodedata.normalize("NFC", label).encode()
+        except UnicodeEncodeError:
+            raise WatermarkError(
+                f"label {shown(label)} holds half of a surrogate pair, which is not text: give whole characters"
+            ) from None
+        return Key(hmac.new(self._secret, b"wmcore derive\x00" + text, hashlib.sha256).digest())
 
     @property
     def salt(self) -> bytes:
@@ -134,6 +141,7 @@ class Key:
         from wmcore.kernels.problem import COSTS
 
         if COSTS[problem.cost].ranked:
+            _check_order(problem.vocab_size)
             return RankCosts(partial(self._its_units, problem.n, problem.vocab_size), problem)
         return ChaChaCosts(self.words, problem)
 
@@ -150,6 +158,7 @@ class Key:
 
     def its_order(self, vocab_size: int) -> np.ndarray:
         """The permutation of inverse transform sampling: order[r] is the token of rank r. int32 [vocab_size]."""
+        _check_order(vocab_size)
         from wmcore.kernels.constants import DOMAIN_ITS_ORDER
 
         words = self._stream(DOMAIN_ITS_ORDER, vocab_size)
@@ -221,7 +230,8 @@ class PublishedKey:
     def derive(self, label: str) -> Key:
         """Always a WatermarkError: sub-keys need a secret key."""
         raise WatermarkError(
-            f"label {label!r} asks for a sub-key, which a published key does not have: use a secret key (Key.generate)"
+            f"label {shown(label)} asks for a sub-key, which a published key does not have: "
+            "use a secret key (Key.generate)"
         )
 
     salt: ClassVar[bytes] = b""
@@ -275,7 +285,9 @@ class PublishedKey:
         from wmcore.kernels.problem import COSTS
 
         if COSTS[problem.cost].ranked:
+            _check_order(problem.vocab_size)
             return RankCosts(partial(self._its_units, problem.n, problem.vocab_size), problem)
+        _check_table(problem.n, problem.vocab_size)
         return UniformCosts(partial(self.exp_table, problem.n, problem.vocab_size))
 
     def numbers(
@@ -294,14 +306,19 @@ class PublishedKey:
         shape = (key_length, vocab_size)
         table = self._tables.get(shape)
         if table is None:
+            _check_table(key_length, vocab_size)
             if self.generator == "torch":
                 import torch
 
                 source = torch.Generator().manual_seed(self._seed)
                 table = torch.rand(shape, generator=source).numpy()
             else:
-                words = MersenneWords(self._seed).take(key_length * vocab_size)
-                table = uniforms(words).reshape(shape)
+                words = MersenneWords(self._seed)
+                table = np.empty(shape, np.float32)
+                for (
+                    row
+                ) in table:  # one at a time: words and float64 steps take five times the table
+                    row[:] = uniforms(words.take(vocab_size))
             self._tables = {shape: table}  # one at a time: they are large
         return table
 
@@ -318,6 +335,7 @@ class PublishedKey:
         return uniform_units(xi), order
 
     def _its(self, key_length: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+        _check_order(vocab_size)
         if self.generator == "torch":
             import torch
 
@@ -329,3 +347,25 @@ class PublishedKey:
             order = np.array(permutation(vocab_size, iter(words.take(vocab_size - 1).tolist())))
             xi = uniforms(words.take(key_length))
         return order.astype(np.int32), xi
+
+
+def _check_order(vocab_size: int) -> None:
+    """WatermarkError if the permutation of an its key, with what it is made from, takes too much memory."""
+    error = memory_error(
+        f"the permutation of an its key for vocab_size {vocab_size:,}",
+        64 * vocab_size,
+        "give the model's own vocab_size, or use an exp scheme",
+    )
+    if error is not None:
+        raise WatermarkError(error)
+
+
+def _check_table(key_length: int, vocab_size: int) -> None:
+    """WatermarkError if the uniforms of a published exp key take too much memory."""
+    error = memory_error(
+        f"the table of a published exp key, {key_length:,} rows of {vocab_size:,} tokens,",
+        4 * key_length * vocab_size,
+        "take a smaller key_length, or a secret key, which needs no table",
+    )
+    if error is not None:
+        raise WatermarkError(error)

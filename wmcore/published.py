@@ -16,8 +16,10 @@ BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
 def exp_costs(xi: np.ndarray) -> NDArray[np.int32]:
     """log(1 - xi) in cost units, rounded; float32 of any shape."""
-    cost = np.log1p(-np.minimum(xi, BELOW_ONE).astype(np.float64))
-    return np.rint(cost * EXP_SCALE).astype(np.int32)
+    cost = np.asarray(-np.minimum(xi, BELOW_ONE).astype(np.float64))
+    np.log1p(cost, out=cost)  # in place: the tables are large
+    np.multiply(cost, EXP_SCALE, out=cost)
+    return np.rint(cost, out=cost).astype(np.int32)
 
 
 def its_costs(eta: np.ndarray, u: np.ndarray) -> NDArray[np.int32]:

@@ -40,7 +40,7 @@ class Statistic:
             other = named(self.scheme.cost, EDIT)
             remedy = f", or use scheme {other.name!r}" if other else ""
             raise WatermarkError(
-                f"gap is {self.gap!r}, but scheme {self.scheme.name!r} has no edits: leave gap out{remedy}"
+                f"gap is {gap!r}, but scheme {self.scheme.name!r} has no edits: leave gap out{remedy}"
             )
         object.__setattr__(self, "gap", gap)
         if self.block_length is not None:

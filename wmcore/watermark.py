@@ -180,8 +180,13 @@ class Watermark:
             f"block_length={block}, gap={self.gap:g}, key={self.fingerprint})"
         )
 
-    def save(self, path: str | os.PathLike, *, key_from_env: str | None = None) -> None:
+    def save(
+        self, path: str | os.PathLike, *, key_from_env: str | None = None, replace: bool = True
+    ) -> None:
         """Write the watermark to a JSON file that only its owner can read (mode 0600), whole or not at all.
+
+        A process that is killed meanwhile can leave a hidden file with the secret (`.wmcore-secret-*.tmp`) in the
+        folder; the next `save` there removes it.
 
         Parameters
         ----------
@@ -189,6 +194,8 @@ class Watermark:
         key_from_env : str, optional
             Leave the secret out; `load` takes it from the environment variable of this name (the 64 hexadecimal
             digits of `Key.secret_hex`).
+        replace : bool
+            Whether to replace a file that is there, with the key in it. If not, WatermarkError.
         """
         watermark_file.write(
             path,
@@ -201,6 +208,7 @@ class Watermark:
                 "tokenizer": self.tokenizer,
                 "key": self.key.to_dict(key_from_env),
             },
+            replace,
         )
 
     @classmethod

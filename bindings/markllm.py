@@ -12,8 +12,9 @@ p-value has the same law as theirs, not the same digits; ITSEdit's are theirs, d
 
 import json
 import sys
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -22,7 +23,7 @@ import numpy as np
 
 from wmcore.bindings import jthickstun
 from wmcore.checks import require
-from wmcore.detect import Detector
+from wmcore.detect import Detection, Detector
 from wmcore.errors import WatermarkError
 from wmcore.generation import generate
 from wmcore.watermark import Watermark
@@ -187,6 +188,8 @@ class _Algorithm:
     def get_data_for_visualization(self, text: str, *args: Any, **kwargs: Any) -> Any:
         """Each token of a text, and how well it fits the best window of the key: 0 (poorly) to 1."""
         tokens = self._ids(text, special=False)
+        if not tokens:
+            return _data_class()([], [])
         (found,) = self.detector.detect([tokens], resamples=1)
         if found.shift is None:
             raise WatermarkError(str(found.error))
@@ -237,24 +240,40 @@ class EXPEdit(_Algorithm):
     def detect_watermark(
         self, text: str, return_dict: bool = True, *args: Any, **kwargs: Any
     ) -> Any:
-        """{"is_watermarked", "score"} (or a tuple): score is p = (1 + hits) / (n_runs + 1), below p_threshold."""
-        return self.detect_watermarks([text], return_dict)[0]
+        """{"is_watermarked", "score"} (or a tuple): score is p = (1 + hits) / (n_runs + 1), below p_threshold.
+
+        A text without tokens is not watermarked, and its score 1.0: every key fits it equally well.
+        """
+        (found,) = self._detections([text])
+        if found.p_value is None:
+            raise WatermarkError(str(found.error))
+        return self._answer(found.p_value, found.p_value < self.config.p_threshold, return_dict)
 
     def detect_watermarks(self, texts: Sequence[str], return_dict: bool = True) -> list[Any]:
-        """`detect_watermark` of many texts in one batch. The nulls follow ``numpy.random.seed``."""
+        """`detect_watermark` of many texts in one batch. The nulls follow ``numpy.random.seed``.
+
+        A text that cannot be tested does not end the batch: with a warning, its score is 1.0.
+        """
+        answers = []
+        for place, found in enumerate(self._detections(texts)):
+            p = found.p_value
+            if p is None:
+                _warn(place, found.error)
+                p = 1.0
+            answers.append(self._answer(p, p < self.config.p_threshold, return_dict))
+        return answers
+
+    def _detections(self, texts: Sequence[str]) -> list[Detection]:
+        ids = [self._ids(text, special=False) for text in texts]
         found = self.detector.detect(
-            [self._ids(text, special=False) for text in texts],
+            ids,
             resamples=self.config.n_runs,
             stop_after=None,
             seed=int(np.random.randint(2**31)),  # noqa: NPY002 - the generator that MarkLLM draws its nulls from
         )
-        for one in found:
-            if one.p_value is None:
-                raise WatermarkError(str(one.error))
         return [
-            self._answer(one.p_value, one.p_value < self.config.p_threshold, return_dict)
-            for one in found
-            if one.p_value is not None
+            one if tokens else replace(one, p_value=1.0)
+            for one, tokens in zip(found, ids, strict=True)
         ]
 
 
@@ -296,12 +315,17 @@ class ITSEdit(_Algorithm):
     ) -> Any:
         """{"is_watermarked", "score"} (or a tuple): score is the share of n_runs other keys that fit as well.
 
-        As there, special tokens are part of the text, the score can be 0, and p_threshold itself still counts.
+        As there, special tokens are part of the text, the score can be 0, and p_threshold itself still counts. A text
+        without tokens is not watermarked, and its score 1.0: every key fits it equally well.
         """
         tokens = torch.tensor(self._ids(text, special=True), dtype=torch.int64)
         if not len(tokens):
-            raise WatermarkError("the text has no tokens: at least one is needed")
+            return self._answer(1.0, False, return_dict)
         size, n = self.config.vocab_size, self.config.pseudo_length
+        if int(tokens.max()) >= size:
+            raise WatermarkError(
+                f"token {int(tokens.max())} is outside the vocabulary of {size} tokens: is this the watermark's tokenizer?"
+            )
 
         def statistic(
             tokens: Any, n: int, k: int, generator: Any, vocab_size: int, null: bool = False
@@ -328,11 +352,27 @@ class ITSEdit(_Algorithm):
         return self._answer(float(p), bool(p <= self.config.p_threshold), return_dict)
 
     def detect_watermarks(self, texts: Sequence[str], return_dict: bool = True) -> list[Any]:
-        """`detect_watermark` of many texts."""
-        return [self.detect_watermark(text, return_dict) for text in texts]
+        """`detect_watermark` of many texts.
+
+        A text that cannot be tested does not end the batch: with a warning, its score is 1.0.
+        """
+        answers = []
+        for place, text in enumerate(texts):
+            try:
+                answers.append(self.detect_watermark(text, return_dict))
+            except WatermarkError as error:
+                _warn(place, str(error))
+                answers.append(self._answer(1.0, False, return_dict))
+        return answers
 
     def _clipped(self, tokens: list[int]) -> str:
         return self._decode(tokens[: tokens.index(2)] if 2 in tokens else tokens)
+
+
+def _warn(place: int, error: str | None) -> None:
+    warnings.warn(
+        f"text {place} was not tested and counts as not watermarked: {error}", stacklevel=3
+    )
 
 
 def _data_class() -> Any:

@@ -120,10 +120,57 @@ def test_configurations(setting, file):
         (lambda: ours.EXPEdit(file("ITSEdit"), setting), "algorithm_name is 'ITSEdit', but must be"),
         (lambda: ours.EXPEdit("nowhere.json", setting), "algorithm_config nowhere.json cannot be read"),
         (lambda: ours.EXPEdit(file("EXPEdit")), "transformers_config is None"),
-        (lambda: ours.EXPEdit(file("EXPEdit"), setting).detect_watermark(""), "the text has no tokens"),
     ]:  # fmt: skip
         with pytest.raises(WatermarkError, match=message):
             make()
+
+
+class NoSpecials:
+    """A tokenizer that adds nothing to a text, so that an empty one has no tokens."""
+
+    def encode(self, text, add_special_tokens, **more):
+        return [int(word[1:]) for word in text.split()]
+
+    def decode(self, token, **more):
+        return f"w{token}"
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t"])
+@pytest.mark.parametrize("name", ["EXPEdit", "ITSEdit"])
+def test_a_text_without_tokens_is_not_watermarked(setting, file, name, text, recwarn):
+    plain = TransformersConfig(setting.model, NoSpecials(), vocab_size=VOCAB, device="cpu")
+    mark = getattr(ours, name)(file(name), plain)
+    said = {"is_watermarked": False, "score": 1.0}
+    assert mark.detect_watermark(text) == said
+    assert mark.detect_watermark(text, return_dict=False) == (False, 1.0)
+    some = " ".join(f"w{i}" for i in range(20))
+    first, second, third = mark.detect_watermarks([some, text, some])
+    assert second == said
+    assert 0 <= first["score"] < 1
+    assert 0 <= third["score"] < 1
+    assert mark.detect_watermarks([]) == []
+    assert mark.detect_watermarks([text], return_dict=False) == [(False, 1.0)]
+    assert mark.get_data_for_visualization(text).decoded_tokens == []
+    assert not [w for w in recwarn.list if "not tested" in str(w.message)]
+
+
+@pytest.mark.parametrize("name", ["EXPEdit", "ITSEdit"])
+def test_a_text_that_cannot_be_tested_does_not_end_a_batch(setting, file, name):
+    plain = TransformersConfig(setting.model, NoSpecials(), vocab_size=VOCAB, device="cpu")
+    mark = getattr(ours, name)(file(name), plain)
+    with pytest.raises(WatermarkError, match=f"token {VOCAB} .*is outside the vocabulary"):
+        mark.detect_watermark(f"w1 w{VOCAB}")
+    with pytest.warns(UserWarning, match="text 1 was not tested and counts as not watermarked"):
+        found = mark.detect_watermarks(["w1 w2", f"w1 w{VOCAB}", "w3 w4"], return_dict=False)
+    assert found[1] == (False, 1.0)
+    assert len(found) == 3
+
+
+def test_answers_are_pythons_own(setting, file):
+    """MarkLLM's FundamentalSuccessRateCalculator takes nothing but bool."""
+    for name in ("EXPEdit", "ITSEdit"):
+        said = getattr(ours, name)(file(name), setting).detect_watermark("w1 w2 w3")
+        assert [type(value) for value in said.values()] == [bool, float]
 
 
 def test_patch_with_an_interface_stub(setting, file):

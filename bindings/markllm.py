@@ -324,7 +324,8 @@ class ITSEdit(_Algorithm):
         size, n = self.config.vocab_size, self.config.pseudo_length
         if int(tokens.max()) >= size:
             raise WatermarkError(
-                f"token {int(tokens.max())} is outside the vocabulary of {size} tokens: is this the watermark's tokenizer?"
+                f"token {int(tokens.max())} is outside the vocabulary of {size} tokens: "
+                "is this the watermark's tokenizer?"
             )
 
         def statistic(

@@ -17,7 +17,7 @@ import numpy as np
 
 from wmcore.checks import thread_count, token_ids, whole_number
 from wmcore.engine import Engine
-from wmcore.errors import WatermarkError
+from wmcore.errors import WatermarkError, shown
 from wmcore.kernels.problem import COSTS, Problem, Resamples
 from wmcore.significance import seed_key
 from wmcore.statistic import Statistic
@@ -144,7 +144,7 @@ class Calibration:
         if theirs == self.test:
             return
         differ = [
-            f"{name} {self.test.get(name)} (the watermark: {value})"
+            f"{name} {shown(self.test.get(name))} (the watermark: {value})"
             for name, value in theirs.items()
             if self.test.get(name) != value
         ]
@@ -173,9 +173,15 @@ class Calibration:
                 header = {"version": _VERSION, "test": _upgraded(header["scheme"])}
             if header["version"] != _VERSION:
                 raise WatermarkError(
-                    f"calibration file {path} has version {header['version']}, but this wmcore reads "
+                    f"calibration file {path} has version {shown(header['version'])}, but this wmcore reads "
                     f"version {_VERSION}: fit it again"
                 )
+            shaped = (lengths.ndim, lengths.dtype.kind, statistics.ndim, statistics.dtype.kind)
+            if shaped not in ((1, "i", 2, "f"), (1, "u", 2, "f")):
+                raise ValueError
+            lengths, statistics = lengths.astype(np.int64), statistics.astype(np.float64)
+            if lengths.min(initial=1) < 1 or not np.isfinite(statistics).all():
+                raise ValueError
             in_order = (np.diff(lengths) > 0).all() and (np.diff(statistics, axis=1) >= 0).all()
             if lengths.shape != statistics.shape[:1] or not statistics.size or not in_order:
                 raise ValueError

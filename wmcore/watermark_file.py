@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from wmcore.errors import WatermarkError
+from wmcore.errors import WatermarkError, shown
 from wmcore.key import GENERATORS, Key, PublishedKey
 
 FORMAT = "wmcore.watermark"
@@ -37,7 +37,7 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
         return {**{name: document[name] for name in names}, "key": key}
     except KeyError as error:
         what = f"field {error}"
-    except (TypeError, AttributeError, OverflowError):
+    except (TypeError, AttributeError, OverflowError, UnicodeEncodeError):
         what = "a field"
     raise WatermarkError(
         f"watermark file {path} is corrupt: {what} is missing or of the wrong type; "
@@ -60,7 +60,7 @@ def _key(path: Path, spec: dict[str, Any]) -> Key | PublishedKey:
     if kind == "published" and spec["generator"] in GENERATORS:
         return PublishedKey(spec["seed"], spec["generator"])
     raise WatermarkError(
-        f"watermark file {path} holds a key of kind {kind!r}, which this version does not know: "
+        f"watermark file {path} holds a key of kind {shown(kind)}, which this version does not know: "
         "upgrade wmcore, or restore the file"
     )
 
@@ -76,7 +76,7 @@ def _key_from_environment(path: Path, spec: dict[str, Any]) -> Key:
     if key.fingerprint != spec["fingerprint"]:
         raise WatermarkError(
             f"environment variable {name} holds key {key.fingerprint}, but watermark file {path} was saved "
-            f"with key {spec['fingerprint']}: set the right secret"
+            f"with key {shown(spec['fingerprint'])}: set the right secret"
         )
     return key
 
@@ -103,7 +103,7 @@ def _document(path: Path) -> dict[str, Any]:
     version = document.get("version")
     if version != VERSION:
         raise WatermarkError(
-            f"watermark file {path} has version {version!r}, but this wmcore reads version {VERSION}: "
+            f"watermark file {path} has version {shown(version)}, but this wmcore reads version {VERSION}: "
             "use the wmcore that wrote it"
         )
     return document

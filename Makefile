@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CUDA ?= 13
+FUZZ ?= 10000
+FUZZ_SEED ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q -c constraints.txt
 INPUTS := setup.py pyproject.toml constraints.txt wmcore/_version.py
 
-.PHONY: demo test slow check bench peers gpu experiments clean help
+.PHONY: demo test fuzz slow check bench peers gpu experiments clean help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -17,6 +19,9 @@ demo: $(VENV)/.have-demo  ## watermark SmolLM2's answers, damage them, find the 
 
 test: $(VENV)/.have-test  ## every test but the slow and GPU ones
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+fuzz: $(VENV)/.have-test  ## damaged and hostile inputs: FUZZ=10000 of them; FUZZ_SEED=n for those of an earlier run
+	FUZZ=$(FUZZ) FUZZ_SEED=$(FUZZ_SEED) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/fuzz -m fuzz
 
 slow: $(VENV)/.have-slow  ## every test but the GPU ones, Ray's included
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not gpu"

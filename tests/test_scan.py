@@ -359,6 +359,7 @@ def test_blocks_within_windows():
         ({"fdr": "x"}, "fdr is 'x'"),
         ({"first_stop": 50}, "first_stop is 50"),
         ({"controls": -1}, "controls is -1"),
+        ({"controls": 10_000}, "controls is 10000, but must be a whole number from 0 to 9999"),
         ({"controls": 1, "first": "calibrated"}, "tested alike"),
     ],
 )

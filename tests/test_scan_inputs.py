@@ -240,6 +240,16 @@ def test_manifests_of_other_types_are_one_sentence(tokens_file, tmp_path):
         with pytest.raises(WatermarkError, match="damaged|begun with something else") as refused:  # noqa: RUF043
             reader(out)
         assert "\n" not in str(refused.value)
+    for path in [(name,) for name in json.loads(good)] + [("summary", "least_p")]:
+        manifest = json.loads(good)
+        place = manifest
+        for step in path[:-1]:
+            place = place[step]
+        del place[path[-1]]
+        (out / MANIFEST).write_text(json.dumps(manifest))
+        if path[0] not in ("timed", "spent"):
+            with pytest.raises(WatermarkError, match="damaged|has version"):  # noqa: RUF043
+                render(out)
     for raw in (b"[" * 100_000, b"\xff", b"5", b"", b'{"format": "wmcore.scan", "version": [1]}'):
         (out / MANIFEST).write_bytes(raw)
         with pytest.raises(WatermarkError, match="damaged|has version"):  # noqa: RUF043
@@ -264,6 +274,81 @@ def test_shards_of_other_columns_are_damaged(tokens_file, tmp_path, table):
             read_shard(path, columns)
     with pytest.raises(WatermarkError, match="is damaged"):
         render(out)
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("source", [None]),
+        ("id", [None]),
+        ("p_value", [float("nan")]),
+        ("p_value", [-0.5]),
+        ("p_value", [2.0]),
+        ("q_value", [float("inf")]),
+        ("length", [None]),
+        ("length", [-1]),
+        ("windows", [None]),
+        ("method", [None]),
+        ("window", [{"start": None, "end": 3}]),
+        ("excerpt", [{"start": 1, "text": None}]),
+    ],
+)
+def test_shards_with_values_that_no_scan_writes_are_damaged(tokens_file, tmp_path, column, values):
+    """They ended `report` with a traceback, or made a page of nonsense."""
+    out = tmp_path / "out"
+    run(tokens_file, out)
+    path = out / sorted(shard_bytes(out))[0]
+    table = pq.read_table(path, partitioning=None)
+    at = table.schema.get_field_index(column)
+    made = pa.array([*values, *table[column].to_pylist()[1:]], table.schema.field(at).type)
+    pq.write_table(table.set_column(at, table.schema.field(at), made), path)
+    message = f"damaged .column '{column}' holds what no scan writes"
+    with pytest.raises(WatermarkError, match=message):
+        read_shard(path)
+    manifest = json.loads((out / MANIFEST).read_text())
+    (out / MANIFEST).write_text(json.dumps({**manifest, "summary": None}))
+    with pytest.raises(WatermarkError, match=message):
+        run(tokens_file, out)
+    path.unlink()
+    run(tokens_file, out)
+    assert render(out)
+
+
+def test_controls_of_another_number_are_damage(tokens_file, tmp_path):
+    out = tmp_path / "out"
+    run(tokens_file, out, controls=2)
+    manifest = json.loads((out / MANIFEST).read_text())
+    for made in ([0.5], [0.5, None], [0.5, 7.0]):
+        (out / MANIFEST).write_text(json.dumps({**manifest, "summary": None}))
+        path = out / sorted(shard_bytes(out))[0]
+        table = pq.read_table(path, partitioning=None)
+        at = table.schema.get_field_index("controls")
+        lists = pa.array([made, *table["controls"].to_pylist()[1:]], pa.list_(pa.float64()))
+        pq.write_table(table.set_column(at, table.schema.field(at), lists), path)
+        with pytest.raises(WatermarkError, match="it has not 2 controls for each document"):
+            run(tokens_file, out, controls=2)
+        path.unlink()
+        run(tokens_file, out, controls=2)
+    assert json.loads((out / MANIFEST).read_text())["summary"] == manifest["summary"]
+
+
+@pytest.mark.parametrize(
+    "stem", ["file:a", "s3:a", "memory:a", "a::b", "~", "~root", "%41", "a#b?c"]
+)
+def test_a_file_is_read_whatever_its_name_looks_like(tokens_file, tmp_path, monkeypatch, stem):
+    """Names that look like URLs were "no such file", and s3:out as output was a fault of ours."""
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / f"{stem}.jsonl", tokens_file.read_bytes())
+    assert run(f"{stem}.jsonl", f"{stem}.out") == run(tokens_file)
+    assert run(f"{stem}.jsonl", f"{stem}.out") == []
+    assert render(f"{stem}.out")
+
+
+def test_a_url_as_output_is_refused(tokens_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WatermarkError, match="s3://b/out is a URL, but results are written to"):
+        run(tokens_file, "s3://b/out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_settings_take_numpy_numbers():

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from wmcore.errors import WatermarkError
+from wmcore.errors import WatermarkError, reason
 from wmcore.json_records import json_records, lines
 from wmcore.unpack import unpacked
 
@@ -190,11 +190,10 @@ def read_items(
     except Exception as error:
         if not _is_damage(error):
             raise
-        reason = " ".join(str(error).split())[:200]
         yield (
             cursor.position,
             Fault(
-                f"{name} breaks off here ({reason}): what follows was not read; mend the file and read it anew"
+                f"{name} breaks off here ({reason(error)}): what follows was not read; mend the file and read it anew"
             ),
         )
 
@@ -380,6 +379,5 @@ def _value(row: Any) -> Any:
         try:
             row.column(name).to_pylist()
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            return Fault(f"column {name!r} cannot be read ({reason})")
+            return Fault(f"column {name!r} cannot be read ({reason(error)})")
     return row.to_pylist()[0]

@@ -39,7 +39,7 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
         raise
     except KeyError as error:
         what = f"field {error}"
-    except (TypeError, AttributeError, ValueError):
+    except (TypeError, AttributeError, ValueError, OverflowError):
         what = "a field"
     raise WatermarkError(
         f"watermark file {path} is corrupt: {what} is missing or of the wrong type; "

@@ -43,7 +43,16 @@ STRANGE = [
         "x/y",
         "sub",
     ),
-    *("s3://b/x.jsonl", "memory://x", "nonsense://x", "http://", "a::b", "file:///none.jsonl"),
+    *(
+        "s3://b/x.jsonl",
+        "memory://x",
+        "nonsense://x",
+        "http://",
+        "a::b",
+        "file:///none.jsonl",
+        "s3:a",
+        "gs:/a",
+    ),
 ]
 FILES = [
     *("in.jsonl", "in.json", "in.parquet", "notes.txt", "bad.jsonl", "bad.json.gz", "bad.parquet"),
@@ -53,7 +62,7 @@ FIELDS = ["text", "tokens", "id", "none", "\udcff", "a\nb", "\x1b[31m", "", "9"]
 NAMES = ["exp", "exp-edit", "its", "its-edit", "EXP", "exp-local", "", "\x1b[31m"]
 
 READING = {
-    "--watermark": ["mark.json", "mark.json", "its.json", *FILES],
+    "--watermark": ["mark.json", "its.json", *FILES],
     "--tokenizer": ["letters", *STRANGE],
     "--scheme": NAMES,
     "--gap": NUMBERS,
@@ -120,7 +129,7 @@ NEEDED = {
     "demo": [],
 }
 FILES_OF = {
-    "detect": ["-", *FILES, *STRANGE],
+    "detect": [*FILES, "-", *STRANGE],
     "scan": [*FILES, *STRANGE],
     "report": ["out", *FILES, *STRANGE],
 }
@@ -134,6 +143,13 @@ WEIGHTS = (
 )
 
 
+def one_of(values, good, odds):
+    """Strategy: one of the first `good` values, which are, or one time in `odds` any of them."""
+    return st.integers(1, odds).flatmap(
+        lambda n: st.sampled_from(values if n == odds else values[:good])
+    )
+
+
 @st.composite
 def commands(draw):
     """Arguments of the command: mostly good ones, with a few that are not."""
@@ -144,16 +160,12 @@ def commands(draw):
     options = OPTIONS[name]
     some = draw(st.lists(st.sampled_from(sorted(options)), max_size=3))
     for option in [*NEEDED[name], *some]:
-        values = options[option]
-        if option in NEEDED[name] and draw(st.integers(0, 9)):
-            values = values[:2]
         arguments.append(option)
-        if values is not None:
-            arguments.append(draw(st.sampled_from(values)))
+        if options[option] is not None:
+            arguments.append(draw(one_of(options[option], 2, 20 if option in NEEDED[name] else 4)))
     if name in FILES_OF:
-        files = FILES_OF[name]
-        good = files[:4] if draw(st.booleans()) else files
-        arguments += draw(st.lists(st.sampled_from(good), min_size=1, max_size=2))
+        files = st.integers(1, 2).flatmap(lambda n: st.tuples(*[one_of(FILES_OF[name], 4, 4)] * n))
+        arguments += draw(files)
     if draw(st.integers(0, 19)) == 0:
         del arguments[draw(st.integers(0, len(arguments) - 1))]
     return arguments
@@ -238,14 +250,14 @@ def holds(result, arguments, secrets):
 DATA = damaged([LINES, ARRAY, PARQUET, b"a text"])
 
 
-@inputs(0.05, arguments=commands(), data=DATA)
+@inputs(0.14, arguments=commands(), data=DATA)
 def test_commands(folder, arguments, data):
     folder.restore(data)
     result = folder.wm(*arguments, stdin=data)
     holds(result, arguments, folder.secrets())
 
 
-@inputs(0.02, data=DATA, tokens=st.booleans(), as_json=st.booleans())
+@inputs(0.04, data=DATA, tokens=st.booleans(), as_json=st.booleans())
 def test_standard_input_and_files_agree(folder, data, tokens, as_json):
     """What is piped in is read as a file of records is."""
     folder.restore(data)
@@ -268,7 +280,7 @@ def test_standard_input_and_files_agree(folder, data, tokens, as_json):
         assert [json.loads(line) for line in piped[1].splitlines()] == as_file
 
 
-@inputs(0.01, name=st.sampled_from(["new", "out"]), arguments=commands(), data=DATA)
+@inputs(0.02, name=st.sampled_from(["new", "out"]), arguments=commands(), data=DATA)
 def test_a_scan_that_failed_can_be_finished(folder, name, arguments, data):
     """Whatever a first command did to the output, the right one then works, or says to take another folder."""
     folder.restore(data)

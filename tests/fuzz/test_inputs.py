@@ -48,7 +48,7 @@ def agree(path, reading):
     return read
 
 
-@inputs(0.07, file=damaged_files(), reading=readings())
+@inputs(0.1, file=damaged_files(), reading=readings())
 def test_damaged_files(folder, file, reading):
     name, data = file
     (folder / name).write_bytes(data)
@@ -56,7 +56,7 @@ def test_damaged_files(folder, file, reading):
 
 
 @inputs(
-    0.05,
+    0.06,
     parts=records(),
     name=st.sampled_from(["a.jsonl", "a.jsonl.gz", "a.ndjson.zst", "a.JSONL"]),
     end=st.sampled_from([b"\n", b"\r\n", b"\n\n \n"]),
@@ -73,7 +73,7 @@ def test_good_lines_come_through(folder, parts, name, end):
             assert found[place] == (len(text), None)
 
 
-@inputs(0.03, parts=records(), name=st.sampled_from(["a.json", "a.json.gz", "a.JSON.zst"]))
+@inputs(0.04, parts=records(), name=st.sampled_from(["a.json", "a.json.gz", "a.JSON.zst"]))
 def test_good_elements_come_through(folder, parts, name):
     """Those before the first that is not JSON."""
     (folder / name).write_bytes(packed(name.lower(), b"[" + b",".join(p for p, _ in parts) + b"]"))
@@ -111,7 +111,7 @@ ODD_CHARACTERS = "\udc80\udcff~:%*?[]{}#&;$!-+.@\\ \n\x1b'\"=|<>a"
 
 
 @inputs(
-    0.01,
+    0.02,
     stem=st.text(NAME_CHARACTERS, min_size=1, max_size=20)
     | st.text(st.sampled_from(ODD_CHARACTERS), min_size=1, max_size=12)
     | st.sampled_from(
@@ -155,7 +155,7 @@ KINDS = ["good", "good", "damaged", "empty", "folder", "link", "dangling", "loop
 
 
 @inputs(
-    0.01,
+    0.02,
     entries=st.lists(
         st.tuples(st.sampled_from(NAMES), st.sampled_from(KINDS), damaged([LINES])), max_size=5
     ),

@@ -79,7 +79,7 @@ def look(output, **changes):
     return None
 
 
-@inputs(0.01, data=st.data())
+@inputs(0.02, data=st.data())
 def test_manifests(output, data):
     output.mend()
     if data.draw(st.booleans()):
@@ -93,7 +93,7 @@ def test_manifests(output, data):
     assert output.is_whole()
 
 
-@inputs(0.01, data=st.data())
+@inputs(0.02, data=st.data())
 def test_shards(output, data):
     """A damaged shard that is deleted, as the message says, is made anew."""
     output.mend()
@@ -139,7 +139,7 @@ def _odd(kind):
     return st.sampled_from(ODD_SHARES if pa.types.is_floating(kind) else ODD_NUMBERS)
 
 
-@inputs(0.01, data=st.data(), finished=st.booleans(), controls=st.sampled_from([0, 0, 2]))
+@inputs(0.02, data=st.data(), finished=st.booleans(), controls=st.sampled_from([0, 0, 2]))
 def test_forged_shards(output, data, finished, controls):
     """Values that no scan writes: a page or a refusal, of report and of the scan that would finish."""
     import pyarrow.parquet as pq
@@ -186,7 +186,7 @@ def test_things_that_do_not_belong_there(output, name, kind):
     assert output.is_whole()
 
 
-@inputs(0.005, lost=st.sets(st.integers(0, 2)), stop=st.integers(0, 6))
+@inputs(0.01, lost=st.sets(st.integers(0, 2)), stop=st.integers(0, 6))
 def test_scans_that_are_stopped(output, lost, stop):
     """At any document, with any shards missing."""
     output.mend()

@@ -194,7 +194,7 @@ _BAD = {
     "not a number inside": lambda ids, *_: [*ids.tolist(), math.nan],
     "records": lambda ids, *_: np.zeros(3, [("a", "i4")]),
     "two dimensions": lambda ids, *_: ids[None],
-    "no dimension": lambda ids, *_: ids[0],
+    "no dimension": lambda ids, *_: np.array(ids[0]),
     "ragged": lambda ids, *_: [ids.tolist(), [1]],
     "matrix": lambda ids, *_: np.asmatrix(ids),
     "negative": lambda ids, *_: -1 - ids,

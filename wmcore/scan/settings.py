@@ -13,6 +13,8 @@ FIRST_PASSES = ("resamples", "calibrated")
 FDR_METHODS = ("bh", "by")
 
 _MOST = 2**31 - 1
+_MOST_CONTROLS = 9_999
+"""Each takes a scan of its own, and their p-values are kept for every document."""
 _LEAST = {
     "window": 1,
     "stride": 1,
@@ -52,7 +54,7 @@ class ScanSettings:
     first_resamples, first_stop : int
         Of the first pass: T and h. A document with h hits in it is done.
     controls : int
-        How many control keys are run over the same documents; not with a calibrated first pass.
+        How many control keys are run over the same documents, at most 9,999; not with a calibrated first pass.
     fdr : {"bh", "by"}
         Benjamini-Hochberg or Benjamini-Yekutieli q-values.
     shard_size : int
@@ -93,6 +95,7 @@ class ScanSettings:
             name: checks.whole_number(name, getattr(self, name), least, _MOST)
             for name, least in _LEAST.items()
         }
+        checks.whole_number("controls", self.controls, 0, _MOST_CONTROLS)
         plain["excerpts"] = checks.truth("excerpts", self.excerpts)
         for name in ("text_field", "first", "fdr"):
             plain[name] = checks.string(name, getattr(self, name))

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wmcore.errors import WatermarkError
+from wmcore.errors import WatermarkError, reason
 from wmcore.records import (
     Cursor,
     Document,
@@ -115,7 +115,7 @@ class Source:
             if _is_local(self.filesystem):
                 raise
             raise WatermarkError(  # each kind of server has errors of its own
-                f"input {self.name} cannot be read ({' '.join(str(error).split())[:200]}): once the server answers, "
+                f"input {self.name} cannot be read ({reason(error)}): once the server answers, "
                 "run the same scan; it goes on where it stopped"
             ) from error
 
@@ -160,7 +160,7 @@ def open_sources(inputs: Sequence[str], output: str | os.PathLike | None = None)
             raise
         except Exception as error:  # each kind of URL has errors of its own
             raise WatermarkError(
-                f"input {given} cannot be opened ({error}): check the URL, and install what it needs"
+                f"input {given} cannot be opened ({reason(error)}): check the URL, and install what it needs"
             ) from error
     return sources
 

@@ -76,6 +76,10 @@ class Store:
     def __init__(self, path: str | os.PathLike) -> None:
         if not os.fspath(path):
             raise WatermarkError("output is an empty name: give a folder")
+        if "://" in os.fspath(path):
+            raise WatermarkError(
+                f"output {path} is a URL, but results are written to a folder: give one, and copy it there later"
+            )
         self.path = Path(path)
         self.manifest: dict[str, Any] = {}
         self._warned = False
@@ -210,7 +214,8 @@ class Store:
         """Write a pyarrow table to a shard of this name, in place of the one that is there."""
         import pyarrow.parquet as pq
 
-        self.replace(name, lambda path: pq.write_table(table, path, compression="zstd"))
+        # Arrow takes some relative names, such as s3:x, for URLs.
+        self.replace(name, lambda path: pq.write_table(table, path.absolute(), compression="zstd"))
 
     def replace(self, name: str, write: Callable[[Path], object]) -> None:
         """Write beside its place, sync, then move there, and sync the folder."""
@@ -289,7 +294,7 @@ def read_shard(path: Path, columns: list[str] | None = None) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path, columns=columns, partitioning=None)
+        table = pq.read_table(path.absolute(), columns=columns, partitioning=None)
         reason = "other columns than those of a shard"
         expected = schema()
         names = columns or expected.names

@@ -246,8 +246,10 @@ class Detector:
         if isinstance(texts, (str, bytes)):
             raise TypeError("texts is one string: give a list of texts, as in detect([text])")
         one_text = getattr(texts, "ndim", 0) == 1 and _kind(texts) in "iuf"
-        texts = list(texts)
-        if one_text or (texts and all(isinstance(t, (int, np.integer)) for t in texts)):
+        if not one_text:  # some arrays cannot even be listed
+            texts = list(texts)
+            one_text = bool(texts) and all(isinstance(t, (int, np.integer)) for t in texts)
+        if one_text:
             raise TypeError(
                 "texts is one text of token ids: give a list of texts, as in detect([ids])"
             )

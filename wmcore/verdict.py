@@ -88,5 +88,6 @@ def verdicts(
     # So that the least p of the permutation test is about half of the level.
     plan = Plan(max(RESAMPLES, math.ceil(2 / level) - 1))
     for place, found in zip(places, detector.detect(arrays, plan=plan, seed=0), strict=True):
-        answers[place] = Verdict(bool(found.p_value <= level), None)
+        p = found.p_value
+        answers[place] = Verdict(None if p is None else p <= level, found.error)
     return answers

@@ -136,14 +136,13 @@ def test_detect_mistakes(wm, mark, letters):
     one_line(wm(*given, "-w", mark, *both, "a.txt"), "either --text-field or --tokens-field")
 
 
-def test_tokenizer_that_does_not_match(wm, mark, letters):
-    letters.size = V + 1
+def test_a_tokenizer_with_more_tokens_than_the_watermark(wm, mark, letters):
+    letters.size = V + 1  # an added [PAD], say: only tokens that occur count
     with open("a.txt", "w") as file:
         file.write("text")
-    one_line(
-        wm("detect", "-w", mark, "--tokenizer", "other", "a.txt"),
-        "the tokenizer has 129 tokens, but the watermark a vocabulary of 128",
-    )
+    code, out, _ = wm("detect", "-w", mark, "--tokenizer", "other", "--json", "a.txt")
+    assert code == 0
+    assert rows(out)[0]["error"] is None
 
 
 def broken(mark, **changes):

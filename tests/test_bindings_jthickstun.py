@@ -3,6 +3,7 @@
 import inspect
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -215,6 +216,34 @@ def test_a_script_finds_the_rest_of_its_checkout(tmp_path):
     command = [sys.executable, "-m", ours.__name__, str(tmp_path / "experiments" / "script.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
     assert done.stdout == f"True {ours.__name__}\n{ours.__name__}\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("from watermarking.detection import phi_batched", "ImportError.*'phi_batched'"),
+        ("import watermarking.detection as d; d.phi_batched", "AttributeError.*'phi_batched'"),
+        ("from watermarking.gumbel.key import KEYS", "ImportError.*'KEYS'"),
+        ("from watermarking.detection import phi; phi(1, n=1, k=1, device='cpu')", "TypeError.*'device'"),
+        ("from mersenne import mersenne_rng; mersenne_rng(1).randn()", "AttributeError.*'randn'"),
+        ("from levenshtein import levenshtein; levenshtein([], [], 0.0, 1.0)", "TypeError.*positional"),
+    ],
+)  # fmt: skip
+def test_a_fork_that_has_more_fails_loudly(tmp_path, line, said):
+    """Its own function of that name is there, and is not run in a program that is half ours."""
+    for folder in ("watermarking", "watermarking/gumbel", "watermarking/transform"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").write_text("")
+    more = "KEYS = 1\ndef phi_batched(): pass\ndef phi(*more, **settings): pass\n"
+    for name in ("detection", "gumbel/key"):
+        (tmp_path / "watermarking" / f"{name}.py").write_text(more)
+    (tmp_path / "mersenne.py").write_text("class mersenne_rng:\n    def randn(self): pass\n")
+    (tmp_path / "levenshtein.py").write_text("def levenshtein(*more): pass\n")
+    (tmp_path / "script.py").write_text(line)
+    command = [sys.executable, "-m", ours.__name__, str(tmp_path / "script.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.search(said, done.stderr.splitlines()[-1]), done.stderr
 
 
 # Against a checkout of the published code

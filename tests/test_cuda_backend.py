@@ -314,14 +314,21 @@ class FakeCupy:
 def test_kernels_are_compiled_once_a_machine(monkeypatch, tmp_path):
     """By NVRTC with our options alone: what CuPy adds to them would flush subnormal numbers."""
     monkeypatch.setitem(sys.modules, "cupy", FakeCupy)
-    for folder, times in ((tmp_path / "a" / "b", 1), (tmp_path / "file" / "b", 2)):
-        (tmp_path / "file").write_text("no folder can be made below it")
+    (tmp_path / "file").write_text("no folder can be made below it")
+    below = tmp_path / "file" / "b"
+    for folder, private, times in (
+        (tmp_path / "a" / "b", None, 1),
+        (below, None, 2),
+        (below, tmp_path / "c", 1),
+    ):
+        monkeypatch.setattr(cuda_device, "private_folder", lambda private=private: private)
         monkeypatch.setenv("CUPY_CACHE_DIR", str(folder))
         FakeCupy.compiled = 0
         for _ in range(2):
             cuda_device.CupyDevice(0).compile()
         assert FakeCupy.compiled == times
-    assert [p.suffix for p in (tmp_path / "a" / "b").iterdir()] == [".cubin"]
+    for folder in (tmp_path / "a" / "b", tmp_path / "c"):
+        assert {p.suffix for p in folder.iterdir()} == {".cubin", ".sha256"}
 
 
 def test_errors_of_launches_name_the_kernel(monkeypatch, tmp_path):

@@ -210,7 +210,7 @@ def test_a_cache_dir_that_is_named_is_used(here):
 
 
 @pytest.mark.parametrize("kind", ["other", "link", "file"])
-def test_a_private_folder_of_someone_else_is_not_touched(tmp_path, monkeypatch, kind):
+def test_aprivate_folder_of_someone_else_is_not_touched(tmp_path, monkeypatch, kind):
     user = os.geteuid() if hasattr(os, "geteuid") else ""
     name = tmp_path / f"wmcore-cache-{user}"
     if kind == "other":
@@ -230,15 +230,15 @@ def test_a_private_folder_of_someone_else_is_not_touched(tmp_path, monkeypatch, 
         name.write_text("")
     monkeypatch.setattr(jit.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", os.devnull)
-    assert jit._private_folder.__wrapped__() is None
+    assert jit.private_folder.__wrapped__() is None
 
 
-def test_a_loose_private_folder_is_closed(tmp_path, monkeypatch):
+def test_a_looseprivate_folder_is_closed(tmp_path, monkeypatch):
     name = tmp_path / "wmcore"
     name.mkdir(mode=0o777)
     name.chmod(0o777)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert jit._private_folder.__wrapped__() == str(name)
+    assert jit.private_folder.__wrapped__() == str(name)
     assert name.stat().st_mode & 0o777 == 0o700
 
 
@@ -246,7 +246,7 @@ def test_a_user_without_a_home_gets_no_folder_called_tilde(tmp_path, monkeypatch
     monkeypatch.setattr(jit.tempfile, "tempdir", os.devnull)
     monkeypatch.setenv("XDG_CACHE_HOME", "~/.cache")
     monkeypatch.chdir(tmp_path)
-    assert jit._private_folder.__wrapped__() is None
+    assert jit.private_folder.__wrapped__() is None
     assert list(tmp_path.iterdir()) == []
 
 

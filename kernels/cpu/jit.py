@@ -88,7 +88,7 @@ def _stamp() -> str:
 
 
 @functools.cache
-def _private_folder() -> str | None:
+def private_folder() -> str | None:
     """A folder that this user alone can write to, made where it is missing: None if there is no place for one."""
     user = os.geteuid() if hasattr(os, "geteuid") else ""
     places = [lambda: AppDirs("wmcore", False).user_cache_dir]
@@ -111,11 +111,11 @@ def _private_folder() -> str | None:
 
 
 class _PrivateLocator(InTreeCacheLocator):
-    """Numba's interface to `_private_folder`."""
+    """Numba's interface to `private_folder`."""
 
     def __init__(self, py_func: Callable, py_file: str) -> None:
         super().__init__(py_func, py_file)
-        folder = _private_folder()
+        folder = private_folder()
         if folder is None:
             raise OSError("no folder")
         self._cache_path = os.path.join(folder, self.get_suitable_cache_subpath(py_file))

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cpu.jit import private_folder
 from .source import OPTIONS, entry_points, source
 from .structs import Struct
 
@@ -136,19 +137,44 @@ class CupyDevice:
         capability = cupy.cuda.Device(self.index).compute_capability
         what = (source(), OPTIONS, capability, cupy.cuda.nvrtc.getVersion(), cupy.__version__)
         name = f"wmcore-{hashlib.sha256(repr(what).encode()).hexdigest()}.cubin"
-        folder = Path(os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy" / "kernel_cache")
-        if not (folder / name).is_file():
-            code, _ = cupy.cuda.compiler.compile_using_nvrtc(source(), OPTIONS)
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                handle, scratch = tempfile.mkstemp(dir=folder)
-            except OSError:
-                folder = Path(tempfile.mkdtemp())
-                handle, scratch = tempfile.mkstemp(dir=folder)
+        named = os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache")
+        folders = [named, private_folder()]
+        for folder in folders:
+            if folder is not None and _intact(Path(folder, name)):
+                return str(Path(folder, name))
+        code, _ = cupy.cuda.compiler.compile_using_nvrtc(source(), OPTIONS)
+        for folder in folders:
+            with contextlib.suppress(OSError):
+                if folder is not None and os.path.isabs(folder):
+                    return _keep(Path(folder, name), code)
+        return _keep(Path(tempfile.mkdtemp(), name), code)
+
+
+def _intact(path: Path) -> bool:
+    """Whether there is such a file of `_keep`, and not damaged."""
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return path.with_suffix(".sha256").read_text() == digest
+    except (OSError, ValueError):
+        return False
+
+
+def _keep(path: Path, code: bytes) -> str:
+    """Write a file and, beside it, its SHA-256; each is moved to its place whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for place, content in (
+        (path, code),
+        (path.with_suffix(".sha256"), hashlib.sha256(code).hexdigest().encode()),
+    ):
+        handle, scratch = tempfile.mkstemp(dir=path.parent)
+        try:
             with os.fdopen(handle, "wb") as file:
-                file.write(code)
-            os.replace(scratch, folder / name)
-        return str(folder / name)
+                file.write(content)
+            os.replace(scratch, place)
+        except OSError:
+            os.unlink(scratch)
+            raise
+    return str(path)
 
 
 @functools.cache

@@ -158,7 +158,7 @@ class Watermark:
             gap = self.gap if chosen.name == self.scheme else chosen.gap
         if block_length is None:
             block_length = self.block_length
-        elif not isinstance(block_length, bool) and block_length == WHOLE_TEXT:
+        elif whole_number("block_length", block_length) == WHOLE_TEXT:
             block_length = None
         return Statistic(chosen, gap, block_length)
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wmcore.checks import real_number, whole_number
 from wmcore.errors import WatermarkError
 
 Tokens = NDArray[np.int64]
@@ -57,8 +58,7 @@ def damage(tokens: TokenIds, rate: float, *, vocab_size: int, seed: Any) -> Toke
 
 def _prepare(tokens: TokenIds, rate: float, seed: Any) -> tuple[Tokens, int, np.random.Generator]:
     """A copy of the tokens, the number of edits and the generator."""
-    if not 0 <= rate <= 1:
-        raise WatermarkError(f"rate {rate} is outside 0 to 1; give the share of tokens to edit")
+    rate = real_number("rate", rate, 0, 1)
     text = np.array(tokens, dtype=np.int64)
     if text.ndim != 1:
         raise WatermarkError(f"tokens of shape {text.shape} are not one text; give a flat sequence")
@@ -66,5 +66,4 @@ def _prepare(tokens: TokenIds, rate: float, seed: Any) -> tuple[Tokens, int, np.
 
 
 def _check_vocab_size(vocab_size: int) -> None:
-    if vocab_size < 1:
-        raise WatermarkError(f"vocab_size {vocab_size} is below 1; give the number of token ids")
+    whole_number("vocab_size", vocab_size, 1)

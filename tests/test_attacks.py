@@ -57,14 +57,22 @@ def test_damage_is_a_third_of_each():
     assert 80 <= np.sum(damaged >= 1000) <= 90
 
 
-@pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
+@pytest.mark.parametrize("rate", [-0.1, 1.1, 3, float("nan"), "x", True])
 def test_bad_rates(rate):
-    with pytest.raises(WatermarkError, match=r"rate is .* must be a number from 0 to 1"):
+    with pytest.raises(WatermarkError, match=r"rate is .*, but must be a number from 0 to 1"):
         delete(TEXT, rate, seed=1)
+    with pytest.raises(WatermarkError, match="rate is"):
+        damage(TEXT, rate, vocab_size=9, seed=1)
 
 
 def test_bad_sizes_and_shapes():
-    with pytest.raises(WatermarkError, match="vocab_size is 0, but must be"):
+    with pytest.raises(WatermarkError, match="vocab_size is 0"):
         substitute(TEXT, 0.5, vocab_size=0, seed=1)
-    with pytest.raises(WatermarkError, match=r"shape \(10, 10\) are not one text"):
+    with pytest.raises(
+        WatermarkError, match="tokens is not a sequence of token ids: it has 2 dimensions"
+    ):
         delete(TEXT.reshape(10, 10), 0.5, seed=1)
+    for tokens in ([1.7, 2.2], np.ma.array([1, 2]), [True, 3], None, ["1"]):
+        with pytest.raises(WatermarkError, match="tokens is not a sequence of token ids"):
+            delete(tokens, 0.5, seed=1)
+    assert substitute(TEXT, np.float32(0.5), vocab_size=np.uint8(9), seed=1).dtype == np.int64

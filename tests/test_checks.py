@@ -113,6 +113,9 @@ def test_counts_end_before_a_kernel_overflows():
                 identify([[1, 2]], [mark], **options)
     with pytest.raises(WatermarkError, match="resamples"):
         prefix_curve(detector, [1, 2], resamples=2**63)
+    with pytest.raises(WatermarkError, match="seed is .* at most 4,096 bits"):  # noqa: RUF043
+        detector.detect([[1, 2]], resamples=9, seed=10**5000)
+    assert detector.detect([[1, 2]], resamples=9, seed=-(2**4000))[0].p_value > 0
     assert detector.detect([[1, 2]], resamples=9, stop_after=MOST)[0].p_value > 0
 
 
@@ -138,5 +141,8 @@ def test_things_of_another_type_are_refused_where_they_are_given():
     for backend in (0, None, object()):
         with pytest.raises(WatermarkError, match=r"backend is .* but must be a name"):
             Detector(mark, backend=backend)
+    for block_length in (np.zeros(3), "0", 0.0, []):
+        with pytest.raises(WatermarkError, match=r"block_length is .* but must be a whole number"):
+            Detector(mark, block_length=block_length)
     with pytest.raises(TypeError, match="watermark 1 is a str, but must be a Watermark"):
         identify([[1]], [mark, "mark.json"])

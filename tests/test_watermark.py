@@ -101,6 +101,17 @@ def test_a_file_that_cannot_be_written(tmp_path):
     assert os.listdir(tmp_path) == ["folder"]
 
 
+def test_a_secret_in_a_wrong_place_is_not_shown(tmp_path):
+    """A file from which the text between two quotes is missing."""
+    path = tmp_path / "watermark.json"
+    mark = Watermark.create("exp", vocab_size=9)
+    mark.save(path)
+    path.write_text(path.read_text().replace('chacha8",\n    "secret": "', ""))
+    with pytest.raises(WatermarkError, match="a kind, which this version does not know") as refused:
+        Watermark.load(path)
+    assert mark.key.secret_hex[:8] not in str(refused.value)
+
+
 def test_the_secret_can_stay_in_the_environment(tmp_path, monkeypatch):
     watermark, path = make(), tmp_path / "watermark.json"
     watermark.save(path, key_from_env="WMCORE_TEST_SECRET")

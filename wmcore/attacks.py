@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wmcore.checks import real_number, whole_number
-from wmcore.errors import WatermarkError
+from wmcore.checks import real_number, token_ids, whole_number
+from wmcore.errors import WatermarkError, reason
 
 Tokens = NDArray[np.int64]
 TokenIds = Sequence[int] | NDArray[Any]
@@ -28,7 +28,7 @@ TokenIds = Sequence[int] | NDArray[Any]
 def substitute(tokens: TokenIds, rate: float, *, vocab_size: int, seed: Any) -> Tokens:
     """Replace tokens at random places, drawn without replacement, by random tokens."""
     text, count, rng = _prepare(tokens, rate, seed)
-    _check_vocab_size(vocab_size)
+    vocab_size = whole_number("vocab_size", vocab_size, 1)
     places = rng.choice(text.size, count, replace=False)
     text[places] = rng.integers(vocab_size, size=count)
     return text
@@ -37,7 +37,7 @@ def substitute(tokens: TokenIds, rate: float, *, vocab_size: int, seed: Any) -> 
 def insert(tokens: TokenIds, rate: float, *, vocab_size: int, seed: Any) -> Tokens:
     """Insert random tokens at random places; the text grows to m + round(rate * m) tokens."""
     text, count, rng = _prepare(tokens, rate, seed)
-    _check_vocab_size(vocab_size)
+    vocab_size = whole_number("vocab_size", vocab_size, 1)
     gaps = rng.integers(text.size + 1, size=count)
     return np.insert(text, gaps, rng.integers(vocab_size, size=count))
 
@@ -50,6 +50,7 @@ def delete(tokens: TokenIds, rate: float, *, seed: Any) -> Tokens:
 
 def damage(tokens: TokenIds, rate: float, *, vocab_size: int, seed: Any) -> Tokens:
     """Substitute, then delete, then insert, each at a third of the rate."""
+    rate = real_number("rate", rate, 0, 1)
     rng = np.random.default_rng(seed)
     text = substitute(tokens, rate / 3, vocab_size=vocab_size, seed=rng)
     text = delete(text, rate / 3, seed=rng)
@@ -59,11 +60,8 @@ def damage(tokens: TokenIds, rate: float, *, vocab_size: int, seed: Any) -> Toke
 def _prepare(tokens: TokenIds, rate: float, seed: Any) -> tuple[Tokens, int, np.random.Generator]:
     """A copy of the tokens, the number of edits and the generator."""
     rate = real_number("rate", rate, 0, 1)
-    text = np.array(tokens, dtype=np.int64)
-    if text.ndim != 1:
-        raise WatermarkError(f"tokens of shape {text.shape} are not one text; give a flat sequence")
+    try:
+        text = token_ids(tokens).astype(np.int64)
+    except Exception as error:  # a foreign array's own, too
+        raise WatermarkError(f"tokens is not a sequence of token ids: {reason(error)}") from None
     return text, round(rate * text.size), np.random.default_rng(seed)
-
-
-def _check_vocab_size(vocab_size: int) -> None:
-    whole_number("vocab_size", vocab_size, 1)

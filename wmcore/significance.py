@@ -20,6 +20,7 @@ from wmcore.kernels.problem import Resamples, Texts
 # A round of resamples is looked at as a whole: at most this many, and this many bytes for all texts.
 _ROUND = 1 << 16
 _ROUND_BYTES = 1 << 24
+_SEED_BITS = 4096  # Python refuses to write much longer numbers
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,14 @@ def seed_key(seed: int | None, salt: bytes = b"") -> np.ndarray:
     """
     if seed is None:
         seed = secrets.randbits(128)
-    elif isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+    elif (
+        isinstance(seed, bool)
+        or not isinstance(seed, (int, np.integer))
+        or int(seed).bit_length() > _SEED_BITS
+    ):
         raise WatermarkError(
-            f"seed is {shown(seed)}, but must be a whole number, or None for a fresh one"
+            f"seed is {shown(seed)}, but must be a whole number, or None for a fresh one, and of at most "
+            f"{_SEED_BITS:,} bits"
         )
     digest = hashlib.sha256(b"wmcore resamples\x00" + str(int(seed)).encode() + salt).digest()
     return np.frombuffer(digest, "<u4").astype(np.uint32)

@@ -61,8 +61,10 @@ def _key(path: Path, spec: dict[str, Any], mode: int) -> Key | PublishedKey:
         return Key.from_hex(spec["secret"])
     if kind == "published" and spec["generator"] in GENERATORS:
         return PublishedKey(spec["seed"], spec["generator"])
+    # Nothing long is shown: in a damaged file it can be the secret.
+    named = f"kind {kind!r}" if isinstance(kind, str) and len(kind) <= 16 else "a kind"
     raise WatermarkError(
-        f"watermark file {path} holds a key of kind {shown(kind)}, which this version does not know: "
+        f"watermark file {path} holds a key of {named}, which this version does not know: "
         "upgrade wmcore, or restore the file"
     )
 

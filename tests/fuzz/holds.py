@@ -34,11 +34,11 @@ def keeps(text, *secrets):
 
 
 @contextmanager
-def only_refusals(*secrets, also=()):
+def only_refusals(*secrets):
     """The block ends well, or with a WatermarkError or TypeError whose message is plain."""
     try:
         yield
-    except (WatermarkError, TypeError, *also) as error:
+    except (WatermarkError, TypeError) as error:
         is_plain(str(error), *secrets)
 
 

@@ -204,7 +204,7 @@ class Folder:
         for path in self.path.glob("*.json"):
             try:
                 yield json.loads(path.read_bytes())["key"]["secret"]
-            except (ValueError, KeyError, TypeError, OSError):
+            except (ValueError, KeyError, TypeError, OSError, RecursionError):
                 continue
 
 

@@ -121,7 +121,7 @@ def test_scan_settings(changes):
 def test_calibrations(changes):
     options = {"lengths": [8, 16], "resamples": 9, "seed": 1, "threads": 1, **changes}
     assume(_size(options["resamples"]) <= 1000 and _size(options["lengths"]) <= 1000)
-    with only_refusals(HEX, also=(ValueError, OverflowError)):
+    with only_refusals(HEX):
         made = Calibration.fit(mark("exp"), **options)
         assert made.statistics.shape == (len(made.lengths), made.resamples)
         assert np.isfinite(made.statistics).all()
@@ -175,6 +175,6 @@ def test_keys(secret, label):
     vocab_size=numbers(),
 )
 def test_edits(edit, tokens, rate, vocab_size):
-    with only_refusals(also=(ValueError, OverflowError)):
+    with only_refusals():
         edited = edit(tokens, rate, vocab_size=vocab_size, seed=1)
         assert edited.dtype == np.int64

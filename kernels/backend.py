@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .problem import EDIT, CostTable, Fits, Problem, Resamples, Texts
+from .constants import NOTHING
+from .problem import EDIT, CostTable, Fits, Problem, Resamples, ScoredTexts, Texts
 
 Sampler = Callable[[Any, str, Any, float, Any, int], None]
 """(logits [B, V], dtype name, key rows int64 [B], inverse temperature, out int64 [B], stream) -> None: writes tokens to
@@ -58,6 +59,14 @@ class Backend:
     def gather(self, costs: CostTable, n: int) -> np.ndarray:
         """The rows of a `CostTable`, on the host: int32 [len(source), n]."""
         return np.ascontiguousarray(costs.matrix[costs.source, :n])
+
+    def exp_numbers(self, secret: np.ndarray, tokens: np.ndarray, n: int) -> np.ndarray:
+        """The upper halves of a key's words, uint16 [U, n], on the host. For every backend on the CPU."""
+        from .cpu.costs import exp_words
+
+        out = np.empty((len(tokens), n + 16), np.int32)
+        exp_words(secret, tokens, n, out)
+        return (out.view(np.uint32)[:, :n] >> 16).astype(np.uint16)
 
     # Statistics of texts
 
@@ -133,6 +142,106 @@ class Backend:
         ]
         run(evalue.log_evalues, jobs, threads)
         return out
+
+    # Scored alignments: numbers in place of costs, `ScoredTexts` in place of texts. Here, for every backend: on the CPU.
+
+    def observe_scored(
+        self,
+        problem: Problem,
+        scored: ScoredTexts,
+        costs: CostTable,
+        best: np.ndarray,
+        threads: int,
+    ) -> Fits:
+        """As `observe`."""
+        from .cpu import scored as kernels
+        from .cpu.threads import run, slices
+
+        count = scored.size
+        fits = Fits(
+            np.full(count, NOTHING, np.int32),
+            np.full(count, -1, np.int64),
+            np.full(count, -1, np.int64),
+        )
+        members = np.arange(count)
+        jobs = [
+            (problem, scored, members[a:b], costs, best, fits)
+            for a, b in slices(count, 8 * threads)
+        ]
+        run(kernels.observe, jobs, threads)
+        return fits
+
+    def tally_scored(
+        self,
+        problem: Problem,
+        scored: ScoredTexts,
+        value: np.ndarray,
+        limit: np.ndarray,
+        resamples: Resamples,
+        threads: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `tally`."""
+        from .cpu import null
+        from .cpu import scored as kernels
+        from .cpu.threads import run, slices
+
+        key, columns = resamples.seed_key, resamples.stop - resamples.first
+        groups = (columns + 31) // 32
+        found = np.zeros((scored.size, 32 * groups), np.uint8)
+        base = resamples.first // 32
+        members = np.flatnonzero(limit > 0)
+        jobs = [
+            (problem, scored, value, members, key, (base + a, base + b, base), found)
+            for a, b in slices(groups, 4 * threads)
+        ]
+        run(kernels.tally_groups, jobs, threads)
+        hits, used = np.zeros((2, scored.size), np.int64)
+        null.tally(found, limit, columns, hits, used)
+        return hits, used
+
+    def null_scored(
+        self, problem: Problem, scored: ScoredTexts, a: int, resamples: Resamples, threads: int
+    ) -> np.ndarray:
+        """As `null_values`."""
+        from .cpu import scored as kernels
+        from .cpu.threads import run, slices
+
+        key, first, stop = resamples
+        start, end = first // 32, (stop + 31) // 32
+        out = np.empty(32 * (end - start), np.int32)
+        jobs = [
+            (problem, scored, a, key, (start + b, start + c), out[32 * b : 32 * c])
+            for b, c in slices(end - start, 4 * threads)
+        ]
+        run(kernels.null_values, jobs, threads)
+        return out[first - 32 * start : stop - 32 * start]
+
+    def log_evalues_scored(
+        self, problem: Problem, scored: ScoredTexts, costs: CostTable, threads: int
+    ) -> np.ndarray:
+        """log E over all edit paths, with the factors of the scoring: float64 [N]."""
+        from .cpu import evalue
+        from .cpu import scored as kernels
+        from .cpu.threads import run, slices
+
+        out = np.empty(scored.size)
+        members = np.arange(scored.size)
+        jobs = [
+            (problem, scored, members[a:b], costs, evalue.Prior(), out)
+            for a, b in slices(scored.size, 4 * threads)
+        ]
+        run(kernels.log_evalues, jobs, threads)
+        return out
+
+    def path_scored(
+        self, problem: Problem, scored: ScoredTexts, costs: CostTable
+    ) -> tuple[np.ndarray, int, int]:
+        """(rows, first, stop) of the only text: the key row of each token or -1, int64 [m]; which tokens are aligned."""
+        from .cpu import scored as kernels
+
+        rows = np.full(len(scored.texts.inverse), -1, np.int64)
+        first, stop = kernels.path(problem, scored, costs, rows)
+        return rows, first, stop
 
     # Every prefix of one text, aligned whole
 

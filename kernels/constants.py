@@ -37,3 +37,10 @@ MAX_BLOCK = 8192
 """The longest block that is aligned at once: k * range stays below 2**31 (see `problem.Problem`)."""
 NOTHING = 2**31 - 1
 """A statistic that no alignment reaches: "not found", or as a threshold "whatever it is"."""
+
+LEVELS = 128
+"""Room for the levels that a key's 16-bit numbers are sorted into before a score is looked up."""
+SCORE_SCALE = 32
+"""Units per nat of a score (free and local alignments)."""
+MOST_SCORE_GAP = 16_000
+"""The largest gap cost of a scored alignment, in units: 500 nats, which no match is worth."""

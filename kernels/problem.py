@@ -9,13 +9,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .constants import EXP_COST_MIN, EXP_SCALE, ITS_SCALE, MAX_BLOCK, NOTHING
+from .constants import EXP_COST_MIN, EXP_SCALE, ITS_SCALE, MAX_BLOCK, NOTHING, SCORE_SCALE
 
 # Alignments: how a block of text is laid along the key.
 PLAIN = 0
 """Token by token."""
 EDIT = 1
 """With insertions and deletions, each of cost gamma (paper, Definition 4)."""
+FREE = 2
+"""The whole text along any stretch of the cyclic key, with gaps; scores from a table."""
+LOCAL = 3
+"""Any stretch of the text along any stretch of the cyclic key, with gaps; scores from a table."""
+SCORED = (FREE, LOCAL)
+"""The alignments whose token costs come from a `Scoring`."""
 
 # Token costs, by the numbers they are made from.
 EXP = 0
@@ -63,7 +69,12 @@ class Problem(NamedTuple):
     @property
     def scale(self) -> int:
         """Cost units per 1.0 (nats for exp)."""
-        return COSTS[self.cost].scale
+        return SCORE_SCALE if self.scored else COSTS[self.cost].scale
+
+    @property
+    def scored(self) -> bool:
+        """Whether token costs are looked up in a `Scoring`, and texts are `ScoredTexts`."""
+        return self.alignment in SCORED
 
     @property
     def span(self) -> int:
@@ -147,9 +158,65 @@ class Texts(NamedTuple):
         return Texts(inverse, offsets, distinct, distinct_offsets, self.k[members])
 
 
+class Scoring(NamedTuple):
+    """What a key's 16-bit number says of a token: its level, and what that level costs in each bin of tokens.
+
+    levels: uint8 [65536]; costs: int16 [B, LEVELS], minus a score, in units of 1 / SCORE_SCALE nat; factors: float64
+    [B, LEVELS], e to the score, whose mean over a number drawn by chance is at most 1.
+    """
+
+    levels: np.ndarray
+    costs: np.ndarray
+    factors: np.ndarray
+
+
+class ScoredTexts(NamedTuple):
+    """Packed texts, and what a scored alignment takes beside them.
+
+    bins: uint8 [sum m], the bin of each token of each text; bonus: int32 [N], what an alignment without gaps gets, in
+    units.
+    """
+
+    texts: Texts
+    bins: np.ndarray
+    bonus: np.ndarray
+    scoring: Scoring
+
+    @property
+    def size(self) -> int:
+        """N, the number of texts."""
+        return self.texts.size
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each text: int64 [N]."""
+        return self.texts.lengths
+
+    @property
+    def distinct(self) -> np.ndarray:
+        """Distinct tokens of each text: int64 [sum U]."""
+        return self.texts.distinct
+
+    @property
+    def distinct_offsets(self) -> np.ndarray:
+        """Where the distinct tokens of each text are: int64 [N + 1]."""
+        return self.texts.distinct_offsets
+
+    def take(self, members: np.ndarray) -> "ScoredTexts":
+        """Some of the texts (int64), in that order."""
+        edges = self.texts.offsets
+        bins = [self.bins[edges[a] : edges[a + 1]] for a in members]
+        return self._replace(
+            texts=self.texts.take(members),
+            bins=np.concatenate([self.bins[:0], *bins]),
+            bonus=self.bonus[members],
+        )
+
+
 class CostTable(NamedTuple):
     """Costs of one key. matrix: int32 [R, >= n], on the host or where the backend keeps it; source: int64 [sum U],
-    the row of matrix of each distinct token of each text."""
+    the row of matrix of each distinct token of each text. For a scored alignment: the key's 16-bit numbers in place
+    of costs, uint16 [R, n], on the host."""
 
     matrix: Any
     source: np.ndarray

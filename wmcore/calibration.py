@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from wmcore import calibration_file
+from wmcore.binning import binning
 from wmcore.checks import thread_count, token_ids, whole_number
 from wmcore.engine import Engine
 from wmcore.errors import WatermarkError, shown
@@ -86,7 +87,13 @@ class Calibration:
         resamples = whole_number("resamples", resamples, 1)
         statistic = watermark.statistic if statistic is None else statistic
         problem = watermark.problem(statistic)
-        engine = Engine(backend, problem, statistic.block_length, thread_count(threads))
+        engine = Engine(
+            backend,
+            problem,
+            statistic.block_length,
+            thread_count(threads),
+            binning(statistic, watermark.key.costs(problem)),
+        )
         key = seed_key(seed, watermark.key.salt)
         rng = np.random.default_rng(key)
         whole = [whole_number("a length in lengths", length, 1, 2**31 - 1) for length in lengths]
@@ -171,6 +178,7 @@ def _test(statistic: Statistic, problem: Problem) -> dict[str, Any]:
         "vocab_size": problem.vocab_size if ranked else None,
         "denominator": problem.denominator if ranked else None,
         "block_length": statistic.block_length,
+        "score": None if statistic.scores is None else statistic.scores.name,
     }
 
 

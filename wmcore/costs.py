@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from wmcore.kernels import Backend
-from wmcore.kernels.problem import CostTable, Problem
+from wmcore.kernels.problem import COSTS, CostTable, Problem
 from wmcore.published import exp_costs
 
 # A table of all costs is kept once this share of the vocabulary has been asked for, and if it fits.
@@ -28,6 +28,10 @@ class CostSource:
 
     def matrix(self, tokens: np.ndarray, backend: Backend, threads: int) -> np.ndarray:
         """int32 [U, >= n] of distinct tokens."""
+        raise NotImplementedError
+
+    def numbers(self, tokens: np.ndarray, backend: Backend) -> CostTable:
+        """The upper 16 bits of the key's numbers of tokens (int64 [U], repeats allowed), in place of costs."""
         raise NotImplementedError
 
 
@@ -73,6 +77,10 @@ class ChaChaCosts(CostSource):
     def matrix(self, tokens: np.ndarray, backend: Backend, threads: int) -> np.ndarray:
         return backend.exp_costs(self._words, tokens, self._problem.n, threads)
 
+    def numbers(self, tokens: np.ndarray, backend: Backend) -> CostTable:
+        distinct, rows = np.unique(tokens, return_inverse=True)
+        return CostTable(backend.exp_numbers(self._words, distinct, self._problem.n), rows)
+
     def __reduce__(self) -> tuple[type["ChaChaCosts"], tuple[np.ndarray, Problem]]:
         return ChaChaCosts, (self._words, self._problem)
 
@@ -86,6 +94,11 @@ class UniformCosts(CostSource):
     def matrix(self, tokens: np.ndarray, backend: Backend, threads: int) -> np.ndarray:
         return exp_costs(self._make_xi().T[tokens])
 
+    def numbers(self, tokens: np.ndarray, backend: Backend) -> CostTable:
+        distinct, rows = np.unique(tokens, return_inverse=True)
+        xi = self._make_xi().T[distinct]
+        return CostTable((xi * np.float32(65536)).astype(np.uint16), rows)
+
 
 class RankCosts(CostSource):
     """abs(u - eta) of a row's u and a token's eta. make: () -> (u int64 [n], order int32 [V]), in cost units."""
@@ -96,18 +109,27 @@ class RankCosts(CostSource):
         self._parts: tuple[np.ndarray, np.ndarray] | None = None
 
     def matrix(self, tokens: np.ndarray, backend: Backend, threads: int) -> np.ndarray:
+        u, eta = self.parts()
+        costs = u[None, :] - eta[tokens][:, None]
+        return np.abs(costs, out=costs)
+
+    def numbers(self, tokens: np.ndarray, backend: Backend) -> CostTable:
+        u, _ = self.parts()
+        return CostTable(u.astype(np.uint16)[None], np.zeros(len(tokens), np.int64))
+
+    def parts(self) -> tuple[np.ndarray, np.ndarray]:
+        """u of each row and eta of each token, in cost units: int32 [n], int32 [V]."""
         if self._parts is None:
             u, order = self._make()
             rank = np.empty(len(order), np.int64)
             rank[order] = np.arange(len(order))
             eta = eta_units(rank, self._problem)
             self._parts = u.astype(np.int32), eta.astype(np.int32)
-        u, eta = self._parts
-        costs = u[None, :] - eta[tokens][:, None]
-        return np.abs(costs, out=costs)
+        return self._parts
 
 
 def eta_units(rank: np.ndarray, problem: Problem) -> np.ndarray:
     """eta(rank) = rank / denominator in cost units, rounded to nearest: int64."""
     denominator = problem.denominator
-    return (rank * problem.scale + denominator // 2) // max(denominator, 1)
+    scale = COSTS[problem.cost].scale
+    return (rank * scale + denominator // 2) // max(denominator, 1)

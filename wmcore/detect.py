@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wmcore.binning import binning
 from wmcore.checks import thread_count, token_ids
 from wmcore.engine import Alignment, Engine
 from wmcore.errors import WatermarkError, reason
 from wmcore.plan import STOP_AFTER, Columns, Plan, Subject, look_up, run
+from wmcore.scores import Scores
 from wmcore.watermark import Watermark
 
 if TYPE_CHECKING:
@@ -108,6 +110,8 @@ class Detector:
     scheme, gap, block_length : optional
         How to test, where not as the watermark says: see `Watermark.tested_as`. A scheme of the same sampler; a gap
         cost; the tokens aligned at a time (0 for the whole text).
+    score : str or Scores, optional
+        What a free or local scheme adds up: a name of `wmcore.scores.SCORES`, or learnt scores. Default: the scheme's.
     backend : {"auto", "cpu", "cuda"}
         "auto" takes "cuda" where CuPy and a device work, else "cpu"; `Detection.backend` says which ran.
     threads : int, optional
@@ -129,6 +133,7 @@ class Detector:
         scheme: str | None = None,
         gap: float | None = None,
         block_length: int | None = None,
+        score: Scores | str | None = None,
         backend: str = "auto",
         threads: int | None = None,
         tokenizer: Any = None,
@@ -139,11 +144,17 @@ class Detector:
                 "use Watermark.load(path)"
             )
         self.watermark = watermark
-        self.statistic = watermark.tested_as(scheme, gap, block_length)
+        self.statistic = watermark.tested_as(scheme, gap, block_length, score)
         problem = watermark.problem(self.statistic)
-        self.engine = Engine(backend, problem, self.statistic.block_length, thread_count(threads))
-        self.tokenizer = _tokenizer(tokenizer, watermark)
         self.costs = watermark.key.costs(problem)
+        self.engine = Engine(
+            backend,
+            problem,
+            self.statistic.block_length,
+            thread_count(threads),
+            binning(self.statistic, self.costs),
+        )
+        self.tokenizer = _tokenizer(tokenizer, watermark)
 
     @property
     def backend(self) -> str:

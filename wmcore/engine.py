@@ -8,16 +8,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from wmcore.binning import Binning
 from wmcore.checks import memory_error
 from wmcore.costs import CostSource
 from wmcore.errors import WatermarkError, shown
 from wmcore.kernels import Backend, load, resolve
 from wmcore.kernels.constants import NOTHING
 from wmcore.kernels.problem import (
+    COSTS,
     CostTable,
     Fits,
     Problem,
     Resamples,
+    ScoredTexts,
     Texts,
     block_error,
     distinct_tokens,
@@ -25,6 +28,8 @@ from wmcore.kernels.problem import (
 )
 
 _COSTS_AT_ONCE = 1 << 30
+
+Packed = Texts | ScoredTexts
 
 
 class Alignment(NamedTuple):
@@ -52,10 +57,17 @@ class Engine:
         None aligns whole texts.
     threads : int
         CPU threads. No result depends on it.
+    binning : Binning, optional
+        Of a scored alignment.
     """
 
     def __init__(
-        self, backend: str | Backend, problem: Problem, block_length: int | None, threads: int
+        self,
+        backend: str | Backend,
+        problem: Problem,
+        block_length: int | None,
+        threads: int,
+        binning: Binning | None = None,
     ) -> None:
         if isinstance(backend, str):
             try:
@@ -70,6 +82,7 @@ class Engine:
         self.problem = problem
         self.block_length = block_length
         self.threads = threads
+        self.binning = binning
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "backend": self.backend.name}
@@ -79,20 +92,27 @@ class Engine:
 
     def on_threads(self, threads: int) -> "Engine":
         """The same on another number of threads."""
-        return Engine(self.backend, self.problem, self.block_length, threads)
+        return Engine(self.backend, self.problem, self.block_length, threads, self.binning)
 
     def error(self, length: int) -> str | None:
         """Why a text of this length cannot be tested, or None."""
         rows = min(length, self.problem.vocab_size)
+        if self.binning is not None:
+            return "the text has no tokens: at least one is needed" if length == 0 else None
         return block_error(self.problem, length, self.block_length or length) or memory_error(
             f"the table of costs of {rows:,} tokens at {self.problem.n:,} key rows",
             4 * rows * self.problem.n,
             "test a shorter text, or make a watermark with a smaller key_length",
         )
 
-    def pack(self, arrays: Sequence[np.ndarray]) -> Texts:
+    def pack(self, arrays: Sequence[np.ndarray]) -> Packed:
         """int64 token sequences, none of which has an `error`, as the kernels take them."""
-        return pack(arrays, self.block_length)
+        texts = pack(arrays, self.block_length)
+        if self.binning is None:
+            return texts
+        bins = np.concatenate([self.binning.bins(array) for array in arrays])
+        bonus = np.array([self.binning.bonus(len(array)) for array in arrays], np.int32)
+        return ScoredTexts(texts, bins, bonus, self.binning.scoring)
 
     def units(self, value: np.ndarray) -> np.ndarray:
         """Statistics in user units (nats for exp): float64."""
@@ -106,7 +126,7 @@ class Engine:
         """Costs of tokens at every key row, in cost units: int32 [U, n]."""
         return self.backend.gather(self.costs(source, tokens), self.problem.n)
 
-    def fit(self, texts: Texts, source: CostSource, best: np.ndarray | None = None) -> Fits:
+    def fit(self, texts: Packed, source: CostSource, best: np.ndarray | None = None) -> Fits:
         """The statistic of each text under a key; not found where it exceeds best (int32 [N])."""
         if best is None:
             best = np.full(texts.size, NOTHING, np.int32)
@@ -114,14 +134,29 @@ class Engine:
         if len(parts) > 1:
             found = [self.fit(texts.take(part), source, best[part]) for part in parts]
             return Fits(*(np.concatenate(values) for values in zip(*found, strict=True)))
+        if isinstance(texts, ScoredTexts):
+            numbers = source.numbers(texts.distinct, self.backend)
+            return self.backend.observe_scored(self.problem, texts, numbers, best, self.threads)
         costs = self.costs(source, texts.distinct)
         return self.backend.observe(self.problem, texts, costs, best, self.threads)
 
-    def log_evalues(self, texts: Texts, source: CostSource) -> np.ndarray:
+    def tally(
+        self, texts: Packed, value: np.ndarray, limit: np.ndarray, resamples: Resamples
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`Backend.tally` of these texts."""
+        rest = value, limit, resamples, self.threads
+        if isinstance(texts, ScoredTexts):
+            return self.backend.tally_scored(self.problem, texts, *rest)
+        return self.backend.tally(self.problem, texts, *rest)
+
+    def log_evalues(self, texts: Packed, source: CostSource) -> np.ndarray:
         """log E over all edit paths of each text, float64 [N]: 1 / E is a p-value (`kernels/cpu/evalue.py`)."""
         parts = self._parts(texts)
         if len(parts) > 1:
             return np.concatenate([self.log_evalues(texts.take(part), source) for part in parts])
+        if isinstance(texts, ScoredTexts):
+            numbers = source.numbers(texts.distinct, self.backend)
+            return self.backend.log_evalues_scored(self.problem, texts, numbers, self.threads)
         costs = self.costs(source, texts.distinct)
         members = np.arange(texts.size)
         return self.backend.log_evalues(self.problem, texts, costs, members, self.threads)
@@ -141,17 +176,19 @@ class Engine:
                 first = a
         return parts
 
-    def null(self, texts: Texts, a: int, resamples: Resamples) -> np.ndarray:
+    def null(self, texts: Packed, a: int, resamples: Resamples) -> np.ndarray:
         """The statistics of text a under resampled keys, in user units: float64 [stop - first]."""
-        found = self.backend.null_values(self.problem, texts, a, resamples, self.threads)
-        return self.units(found)
+        null = self.backend.null_values
+        if isinstance(texts, ScoredTexts):
+            null = self.backend.null_scored
+        return self.units(null(self.problem, texts, a, resamples, self.threads))
 
-    def prefixes(self, texts: Texts, source: CostSource) -> np.ndarray:
+    def prefixes(self, texts: Packed, source: CostSource) -> np.ndarray:
         """The statistic of every prefix of the only text: int32 [m]."""
         costs = self.costs(source, texts.distinct)
         return self.backend.observe_prefixes(self.problem, texts, costs)
 
-    def prefix_hits(self, texts: Texts, value: np.ndarray, resamples: Resamples) -> np.ndarray:
+    def prefix_hits(self, texts: Packed, value: np.ndarray, resamples: Resamples) -> np.ndarray:
         """How many resamples fit each prefix at least as well: int64 [m]."""
         return self.backend.prefix_hits(self.problem, texts, value, resamples, self.threads)
 
@@ -159,6 +196,8 @@ class Engine:
         self, tokens: np.ndarray, source: CostSource, block: int, shift: int
     ) -> Alignment:
         """How the block of tokens from `block` on met the window of key rows from `shift` on."""
+        if self.binning is not None:
+            return self._scored_alignment(tokens, source)
         k = self.block_length or len(tokens)
         positions = np.arange(block, block + k)
         distinct, inverse = distinct_tokens(tokens[positions])
@@ -167,7 +206,16 @@ class Engine:
         cost = np.where(rows >= 0, self.units(matrix[inverse, rows]), np.nan)
         return Alignment(positions, rows, cost)
 
-    def all_windows(self, texts: Texts, source: CostSource) -> np.ndarray:
+    def _scored_alignment(self, tokens: np.ndarray, source: CostSource) -> Alignment:
+        texts = self.pack([tokens])
+        numbers = source.numbers(texts.distinct, self.backend)
+        rows, first, stop = self.backend.path_scored(self.problem, texts, numbers)
+        rows = rows[first:stop]
+        matrix = self.matrix(source, texts.distinct)
+        cost = matrix[texts.texts.inverse[first:stop], rows] / COSTS[self.problem.cost].scale
+        return Alignment(np.arange(first, stop), rows, np.where(rows >= 0, cost, np.nan))
+
+    def all_windows(self, texts: Packed, source: CostSource) -> np.ndarray:
         """The cost of every block of the only text with every key window, in user units: float64 [m - k + 1, n]."""
         problem = self.problem.of_block(int(texts.k[0]))
         matrix = self.matrix(source, texts.distinct)

@@ -289,7 +289,8 @@ def _proven(
         return proven
     engine = subject.engine
     bounds = log_bound(subject.statistic, engine.problem.n, columns.statistic, columns.length)
-    if subject.statistic.scheme.cost.evalue:
+    scored = subject.statistic.scheme.alignment.scored
+    if scored or subject.statistic.scheme.cost.evalue:
         tried = np.flatnonzero(passed)
         if len(tried):
             texts = engine.pack([arrays[i] for i in tried.tolist()])

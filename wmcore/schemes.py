@@ -60,18 +60,21 @@ class TokenCost:
 
 @dataclass(frozen=True)
 class Alignment:
-    """How a block of tokens is laid along the key: its name, its code in the kernels, whether there are gaps."""
+    """How a block of tokens is laid along the key: its name, its code in the kernels, whether there are gaps, and whether
+    token costs are scores (`wmcore.scores`)."""
 
     name: str
     code: int
     gaps: bool
+    scored: bool = False
 
 
 @dataclass(frozen=True)
 class Scheme:
     """A row of the table.
 
-    gap: the default gap cost, 0.0 where the alignment has none; published_gap: that of the published code.
+    gap: the default gap cost, 0.0 where the alignment has none; published_gap: that of the published code; score: the
+    default score, None where the alignment takes the token cost itself.
     """
 
     name: str
@@ -80,6 +83,7 @@ class Scheme:
     alignment: Alignment
     gap: float
     published_gap: float
+    score: str | None = None
 
     def __reduce__(self) -> tuple[Callable[[object], "Scheme"], tuple[str]]:
         return scheme_of, (self.name,)
@@ -113,17 +117,24 @@ ITS_COST = TokenCost(
 
 PLAIN = Alignment("plain", kernel.PLAIN, gaps=False)
 EDIT = Alignment("edit", kernel.EDIT, gaps=True)
+FREE = Alignment("free", kernel.FREE, gaps=True, scored=True)
+LOCAL = Alignment("local", kernel.LOCAL, gaps=True, scored=True)
 
 SCHEMES = {
     scheme.name: scheme
     for scheme in (
         Scheme("exp", "exp", EXP_COST, PLAIN, 0.0, 0.0),
         Scheme("exp-edit", "exp", EXP_COST, EDIT, 3.0, 0.0),
+        Scheme("exp-free", "exp", EXP_COST, FREE, 1.8, 1.8, "log"),
+        Scheme("exp-local", "exp", EXP_COST, LOCAL, 1.8, 1.8, "log"),
         Scheme("its", "its", ITS_COST, PLAIN, 0.0, 0.0),
         Scheme("its-edit", "its", ITS_COST, EDIT, 0.4, 0.4),
+        Scheme("its-free", "its", ITS_COST, FREE, 1.8, 1.8, "mixture"),
+        Scheme("its-local", "its", ITS_COST, LOCAL, 1.8, 1.8, "mixture"),
     )
 }
-"""Exponential minimum (exp) or inverse transform (its) sampling, aligned without or with edits, by name."""
+"""Exponential minimum (exp) or inverse transform (its) sampling; aligned without or with edits (the paper's), with free
+ends in the key, or locally; by name."""
 
 
 def scheme_of(name: object) -> Scheme:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wmcore.engine import Engine
+from wmcore.engine import Engine, Packed
 from wmcore.errors import WatermarkError, shown
-from wmcore.kernels.problem import Resamples, Texts
+from wmcore.kernels.problem import Resamples
 
 # A round of resamples is looked at as a whole: at most this many, and this many bytes for all texts.
 _ROUND = 1 << 16
@@ -61,7 +61,7 @@ def derived_seed(seed: int, *parts: object) -> int:
 
 def permutation_test(
     engine: Engine,
-    texts: Texts,
+    texts: Packed,
     value: np.ndarray,
     *,
     resamples: int,
@@ -88,9 +88,7 @@ def permutation_test(
         if not limit.any():
             break
         some = Resamples(key, first, stop)
-        found, seen = engine.backend.tally(
-            engine.problem, texts, value, limit, some, engine.threads
-        )
+        found, seen = engine.tally(texts, value, limit, some)
         hits += found
         used += seen
         if stop_after is not None:

@@ -35,6 +35,8 @@ def log_bound(
     k = np.asarray(lengths, np.int64)
     if statistic.block_length is not None:
         k = np.full_like(k, statistic.block_length)
+    if statistic.scheme.alignment.scored:
+        return np.zeros(len(k))  # only the e-value
     windows = key_length * (lengths - k + 1.0)
     cost = statistic.scheme.cost
     x = value + k * _SLACK / cost.scale

@@ -9,6 +9,7 @@ from wmcore.errors import WatermarkError
 from wmcore.kernels.problem import Problem
 from wmcore.key import Key, PublishedKey
 from wmcore.schemes import SCHEMES, scheme_of
+from wmcore.scores import Scores
 from wmcore.statistic import WHOLE_TEXT, Statistic
 
 _LARGEST_KEY_LENGTH = 1 << 20
@@ -129,6 +130,7 @@ class Watermark:
         scheme: str | None = None,
         gap: float | None = None,
         block_length: int | None = None,
+        scores: Scores | str | None = None,
     ) -> Statistic:
         """Another statistic for texts of this watermark.
 
@@ -139,7 +141,9 @@ class Watermark:
         gap : float, optional
             Default: the watermark's if scheme is the watermark's, else the scheme's own.
         block_length : int, optional
-            0 for the whole text. Default: the watermark's.
+            0 for the whole text. Default: the watermark's, or the whole text for a scheme that aligns no blocks.
+        scores : Scores or str, optional
+            Of a free or local alignment. Default: the scheme's own.
 
         Raises
         ------
@@ -157,10 +161,10 @@ class Watermark:
         if gap is None:
             gap = self.gap if chosen.name == self.scheme else chosen.gap
         if block_length is None:
-            block_length = self.block_length
+            block_length = None if chosen.alignment.scored else self.block_length
         elif whole_number("block_length", block_length) == WHOLE_TEXT:
             block_length = None
-        return Statistic(chosen, gap, block_length)
+        return Statistic(chosen, gap, block_length, scores)
 
     def problem(self, statistic: Statistic | None = None) -> Problem:
         """A statistic (default: the watermark's own) in the integers that the kernels take."""

@@ -78,6 +78,20 @@ def exp_costs(secret, tokens, n, out):
 
 
 @njit(nogil=True, cache=True)
+def exp_words(secret, tokens, n, out):
+    """out[i, j] = the key's word of tokens[i] at key row j. tokens: int64 [U]; out: int32 [U, >= n + 16]."""
+    flat = out.reshape(-1)
+    width = out.shape[1]
+    zero = splat_i32(0)
+    for i in range(tokens.size):
+        counter, w = token_block(tokens[i])
+        for j in range(0, n, 16):  # hot loop
+            rows = splat_i32(j) + iota_i32()
+            x = blocks(secret, splat_i32(counter), zero, splat_i32(DOMAIN_EXP), rows, ROUNDS)
+            store(flat, i * width + j, x[w])
+
+
+@njit(nogil=True, cache=True)
 def exp_table(secret, first, last, out):
     """out[v, j] = cost of token v at key row j, for v in [first, last), both multiples of 256.
 

@@ -16,9 +16,10 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
 
 from ..constants import EXP_COST_MIN, EXP_SCALE
+from .jit import njit
 
 BLOCKS = 8
 """Blocks of starts. More would give the last start of a block more rows, at a higher price."""
@@ -78,14 +79,30 @@ def _log_e(f, inverse, prior, state):
     return log_e
 
 
+@njit(nogil=True)
+def log_e_of(f, inverse, prior):
+    """log E of a text. f: float64 [U, n]; inverse: int64 [m].
+
+    A text of more than n tokens is cut into windows of n that overlap by half, whose E are averaged.
+    """
+    n, m = f.shape[1], inverse.size
+    state = np.empty((n + 1, BLOCKS))
+    half = max(n // 2, 1)
+    windows = 1 + max(0, (m - n + half - 1) // half)
+    logs = np.empty(windows)
+    for w in range(windows):
+        start = max(0, min(w * half, m - n))
+        logs[w] = _log_e(f, inverse[start : start + n], prior, state)
+    top = logs.max()
+    return top + np.log(np.exp(logs - top).mean())
+
+
 @njit(nogil=True, cache=True)
 def log_evalues(costs, n, texts, members, table, prior, out):
     """out[a] = log E of the member texts (int64): float64 [N].
 
-    costs: `CostTable` of exp costs, on the host; table: `factors`. A text of more than n tokens is cut into windows
-    of n that overlap by half, whose E are averaged.
+    costs: `CostTable` of exp costs, on the host; table: `factors`.
     """
-    state = np.empty((n + 1, BLOCKS))
     for a in members:
         first, rows = texts.distinct_offsets[a], texts.distinct_offsets[a + 1]
         f = np.empty((rows - first, n))
@@ -93,12 +110,4 @@ def log_evalues(costs, n, texts, members, table, prior, out):
             row = costs.source[first + i]
             for j in range(n):
                 f[i, j] = table[-costs.matrix[row, j]]
-        text = texts.inverse[texts.offsets[a] : texts.offsets[a + 1]]
-        half = max(n // 2, 1)
-        windows = 1 + max(0, (text.size - n + half - 1) // half)
-        logs = np.empty(windows)
-        for w in range(windows):
-            start = max(0, min(w * half, text.size - n))
-            logs[w] = _log_e(f, text[start : start + n], prior, state)
-        top = logs.max()
-        out[a] = top + np.log(np.exp(logs - top).mean())
+        out[a] = log_e_of(f, texts.inverse[texts.offsets[a] : texts.offsets[a + 1]], prior)

@@ -1,0 +1,194 @@
+"""Scores: what a key's number u says of a token, in nats: s(u) = log f(u), f a density on (0, 1).
+
+Under the null u is uniform, so e to a score has mean 1, whatever the density: scores add up to an e-value (`plan.py`),
+and their own mean is negative, as a local alignment asks for. f is what one expects of u in watermarked text. A token of
+probability p, chosen by exponential minimum sampling, has u = max-like law p^-1 u^(1/p - 1).
+
+Numbers have 16 bits here, sorted into levels (exp: 8 to a nat of -log(1 - u); its: 64 of equal width), and a score is
+the logarithm of the mean density in its level: E e^score <= 1 stays exact.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from wmcore.errors import WatermarkError, shown
+from wmcore.kernels.constants import LEVELS, SCORE_SCALE
+from wmcore.kernels.problem import Scoring
+
+TILT = 0.4
+DELTA = 0.1
+CLIP = 5.0
+ETA_BINS = 32
+_PER_NAT = 8
+_NUMBERS = (np.arange(65536) + 0.5) / 65536
+# Weights of token probabilities 2**-i, i = 0 .. 10.
+_WEIGHTS = np.array([0.45, 0.15, 0.10, 0.08, 0.06, 0.05, 0.04, 0.03, 0.02, 0.01, 0.01])
+_LEAST_FACTOR = 2.0**-40
+
+
+@cache
+def levels(sampler: str) -> np.ndarray:
+    """The level of each 16-bit number of a sampler's key: uint8 [65536]."""
+    if sampler == "its":
+        return (np.arange(65536) >> 10).astype(np.uint8)
+    return np.floor(-np.log1p(-_NUMBERS) * _PER_NAT).astype(np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """Densities by level, one row for each bin of tokens.
+
+    Attributes
+    ----------
+    sampler : str
+        Whose numbers they are for: "exp" or "its".
+    density : float64 [B, LEVELS]
+        Mean density of u in each level, 0 where there is no such level; B at most 256. Scaled on entry, so that its
+        mean over all numbers is 1.
+
+    Raises
+    ------
+    WatermarkError
+        For another shape, or numbers that are no densities.
+    """
+
+    sampler: str
+    density: np.ndarray
+
+    def __post_init__(self) -> None:
+        density = np.array(self.density, np.float64)
+        if density.ndim != 2 or density.shape[1] != LEVELS or not 1 <= len(density) <= 256:
+            raise WatermarkError(
+                f"density has the shape {density.shape}, but must be [bins, {LEVELS}] with 1 to 256 bins"
+            )
+        chance = self.chance
+        if not (np.isfinite(density).all() and (density >= 0).all() and (density @ chance).all()):
+            raise WatermarkError("density holds numbers that are no densities: they must be >= 0, and not all 0")
+        density /= (density @ chance)[:, None]
+        object.__setattr__(self, "density", density)
+
+    @property
+    def chance(self) -> np.ndarray:
+        """How likely each level is by chance: float64 [LEVELS]."""
+        return np.bincount(levels(self.sampler), minlength=LEVELS) / 65536
+
+    def scoring(self) -> Scoring:
+        """The table as the kernels take it."""
+        # Down a hair: float64 sums must not raise the mean above 1.
+        factors = np.maximum(self.density, _LEAST_FACTOR) * (1 - 1e-12)
+        factors /= np.maximum(1.0, factors @ self.chance)[:, None]
+        costs = np.rint(-SCORE_SCALE * np.log(factors)).astype(np.int16)
+        return Scoring(levels(self.sampler), costs, factors * (1 - 1e-12))
+
+
+def by_level(sampler: str, density: np.ndarray) -> np.ndarray:
+    """Mean densities by level, [B, LEVELS], of densities at every number, float64 [B, 65536] or [65536]."""
+    density = np.atleast_2d(density)
+    level = levels(sampler)
+    count = np.maximum(np.bincount(level, minlength=LEVELS), 1)
+    return np.stack([np.bincount(level, row, LEVELS) / count for row in density])
+
+
+def of_probabilities(p: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+    """The density of u for tokens of probabilities p (exp): the mean of u^(1/p - 1) / p, float64 [65536]."""
+    p = np.clip(np.asarray(p, np.float64), 1e-6, 1.0)
+    weight = np.full(p.size, 1 / p.size) if weight is None else weight
+    out = np.zeros(65536)
+    log_u = np.log(_NUMBERS)
+    for share, one in zip(weight, p, strict=True):
+        out += share / one * np.exp((1 / one - 1) * log_u)
+    return out
+
+
+def _tilted_log() -> np.ndarray:
+    return (1 - TILT) * np.exp(-TILT * np.log1p(-_NUMBERS))
+
+
+def _clipped_log() -> np.ndarray:
+    return np.exp(TILT * np.minimum(-np.log1p(-_NUMBERS), CLIP))
+
+
+def _mixture() -> np.ndarray:
+    return 0.5 + 0.5 * of_probabilities(2.0 ** -np.arange(11), _WEIGHTS)
+
+
+def _least_favourable() -> np.ndarray:
+    whole = np.floor(1 / (1 - DELTA))
+    rest = 1 - (1 - DELTA) * whole
+    log_u = np.log(_NUMBERS)
+    found = whole * np.exp(DELTA / (1 - DELTA) * log_u)
+    return found + np.exp((1 / rest - 1) * log_u) if rest > 1e-9 else found
+
+
+SCORES: dict[str, Callable[[], np.ndarray]] = {
+    "log": _tilted_log,
+    "clipped": _clipped_log,
+    "mixture": _mixture,
+    "delta": _least_favourable,
+}
+"""Densities of u by name, for exp.
+
+log: (1 - t) (1 - u)^-t, t = 0.4: the paper's cost log(1 - u), tilted to a density. clipped: the same with the log clipped
+at 5 nats. mixture: half uniform, half a mixture of tokens of probabilities 1, 1/2, .. 1/1024. delta: the least favourable
+law of Li et al. (2404.01245) for tokens of probability up to 1 - 0.1.
+"""
+
+
+def _interval() -> np.ndarray:
+    """Densities of u given eta (its), a row for each of `ETA_BINS`: half uniform, half a token of probability p, whose
+    interval starts at (1 - p) eta if what remains is spread evenly over the other tokens."""
+    eta = (np.arange(ETA_BINS) + 0.5) / ETA_BINS
+    out = np.full((ETA_BINS, 65536), 0.5)
+    for weight, p in zip(_WEIGHTS, 2.0 ** -np.arange(11), strict=True):
+        # Blurred by half a bin of eta to both sides.
+        for shift in (-0.375, -0.125, 0.125, 0.375):
+            start = (1 - p) * (eta + shift / ETA_BINS)[:, None]
+            inside = (start <= _NUMBERS) & (_NUMBERS < start + p)
+            out += 0.125 * weight / p * inside
+    return out
+
+
+class Scores:
+    """A table of scores, and which of its bins each token of a text is in. Any function of text and key will do: the test
+    stays exact, since it does not change when the key's numbers are drawn anew.
+
+    name : str, for messages and files; table : ScoreTable; by_eta : bool, whether the bin of a token is that of its eta
+    under the key (its), of `ETA_BINS`.
+    """
+
+    name: str
+    table: ScoreTable
+    by_eta = False
+
+    def bins(self, tokens: np.ndarray) -> np.ndarray:
+        """The bin of each token of one text (int64 [m]): uint8 [m]. Here, all in the first."""
+        return np.zeros(len(tokens), np.uint8)
+
+
+class NamedScores(Scores):
+    """One of `SCORES` for exp, or "mixture" for its, by name."""
+
+    def __init__(self, sampler: str, name: str) -> None:
+        self.name = name
+        if sampler == "its":
+            self.by_eta = True
+            self.table = ScoreTable("its", by_level("its", _interval()))
+        else:
+            self.table = ScoreTable("exp", by_level("exp", SCORES[name]()))
+
+    def __reduce__(self) -> tuple[Callable[[str, str], Scores], tuple[str, str]]:
+        return named_scores, (self.table.sampler, self.name)
+
+
+@cache
+def named_scores(sampler: str, name: str) -> Scores:
+    """The scores of this name for a sampler's numbers; WatermarkError for a name that is not known."""
+    known = ("mixture",) if sampler == "its" else tuple(SCORES)
+    if name not in known:
+        raise WatermarkError(
+            f"score {shown(name)} is not known for {sampler}: use one of {', '.join(known)}"
+        )
+    return NamedScores(sampler, name)

@@ -274,3 +274,40 @@ def gumbel_score(text, width, keys, weights, deduplicate):
             u = ((context_word(context, token, key) >> 8) + 1) / (2**24 + 1)
             total -= weight * math.log1p(-min(u, 1 - 2**-24))
     return total, scored
+
+
+# Free and local alignments with scores
+
+
+def clip(value):
+    """Saturated to 16 bits."""
+    return max(-32768, min(32767, value))
+
+
+def scored_statistic(costs, gamma, bonus, local):
+    """The least cost of a free or local alignment on the cyclic key. costs: [m][n] integers, row i for token i.
+
+    Row gaps are tried from every column to every other. The state is kept with gamma added, as sums saturate in that order.
+    """
+    n = len(costs[0])
+    state, plain = [gamma] * n, [0] * n
+    best = 0
+    for row in costs:
+        new = []
+        for j in range(n):
+            d = min(clip(state[j - 1] + clip(row[j] - gamma)), state[j])
+            new.append(clip((min(d, 0) if local else d) + gamma))
+        state = []
+        for j in range(n):
+            reached, least = 0, 32767
+            for back in range(n):
+                reached = new[(j - back) % n]
+                for _ in range(back):
+                    reached = clip(reached + gamma)
+                least = min(least, reached)
+            state.append(least)
+        best = min(best, min(clip(value - gamma) for value in state)) if local else best
+        plain = [clip(clip(plain[j - 1] + clip(row[j] - gamma)) + gamma) for j in range(n)]
+    if local:
+        return best
+    return min(*(clip(s - gamma) for s in state), *(clip(p - bonus) for p in plain))

@@ -66,7 +66,9 @@ class ScoreTable:
             )
         chance = self.chance
         if not (np.isfinite(density).all() and (density >= 0).all() and (density @ chance).all()):
-            raise WatermarkError("density holds numbers that are no densities: they must be >= 0, and not all 0")
+            raise WatermarkError(
+                "density holds numbers that are no densities: they must be >= 0, and not all 0"
+            )
         density /= (density @ chance)[:, None]
         object.__setattr__(self, "density", density)
 

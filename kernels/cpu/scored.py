@@ -206,7 +206,9 @@ def make_group(seed_key, problem, group, n_rows, scoring, out):
     if min(rows, bins) == 1:
         for i in range(rows):
             for b in range(bins):
-                _look_up(out.levels, i * size, size, out.tables[b], out.costs, (i * bins + b) * size)
+                _look_up(
+                    out.levels, i * size, size, out.tables[b], out.costs, (i * bins + b) * size
+                )
 
 
 @njit(nogil=True)
@@ -431,7 +433,9 @@ def path(problem, scored, costs, out):
     n, gamma, local = problem.n, problem.gamma, problem.alignment == LOCAL
     texts, scoring = scored.texts, scored.scoring
     m = texts.inverse.size
-    came = np.empty((m, n), np.int8)  # 0: match, 1: the token is a gap, 2: the row is one, 3: nothing before
+    came = np.empty(
+        (m, n), np.int8
+    )  # 0: match, 1: the token is a gap, 2: the row is one, 3: nothing before
     state = np.zeros(n, np.int64)
     plain = np.zeros(n, np.int64)
     best, end, at = np.int64(0 if local else 2**62), np.int64(-1), np.int64(-1)

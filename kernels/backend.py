@@ -140,15 +140,10 @@ class Backend:
         """The statistic of every prefix of the only text: int32 [m]."""
         raise NotImplementedError
 
-    def prefix_hits(
-        self,
-        problem: Problem,
-        texts: Texts,
-        value: np.ndarray,
-        resamples: Resamples,
-        threads: int,
+    def null_prefixes(
+        self, problem: Problem, texts: Texts, resamples: Resamples, threads: int
     ) -> np.ndarray:
-        """How many of the resamples fit each prefix at least as well as value (int32 [m]): int64 [m]."""
+        """The statistic of every prefix of the only text under each of the resamples: int32 [stop - first, m]."""
         raise NotImplementedError
 
     # Drawing tokens

@@ -151,9 +151,9 @@ class Engine:
         costs = self.costs(source, texts.distinct)
         return self.backend.observe_prefixes(self.problem, texts, costs)
 
-    def prefix_hits(self, texts: Texts, value: np.ndarray, resamples: Resamples) -> np.ndarray:
-        """How many resamples fit each prefix at least as well: int64 [m]."""
-        return self.backend.prefix_hits(self.problem, texts, value, resamples, self.threads)
+    def null_prefixes(self, texts: Texts, resamples: Resamples) -> np.ndarray:
+        """The statistic of every prefix of the only text under resampled keys: int32 [stop - first, m]."""
+        return self.backend.null_prefixes(self.problem, texts, resamples, self.threads)
 
     def alignment(
         self, tokens: np.ndarray, source: CostSource, block: int, shift: int

@@ -58,7 +58,7 @@ def run(
     page
         Where the HTML goes.
     seed
-        Of the shifts, the controls, the damage and the resampled keys. The watermark keys are new, one for each sampler.
+        Of the shifts, the controls, the damage and the resampled keys. The watermark keys are new, one a sampler.
     stage
         Told what is being done, one short line at a time.
     model_name, max_new_tokens

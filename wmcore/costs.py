@@ -4,7 +4,7 @@ A source is made by `Key.costs` or `PublishedKey.costs`. Its `table` gives costs
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,10 @@ class CostSource:
     def matrix(self, tokens: np.ndarray, backend: Backend, threads: int) -> np.ndarray:
         """int32 [U, >= n] of distinct tokens."""
         raise NotImplementedError
+
+    def etas(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray] | None:
+        """eta of each token of each text, in cost units; None where a cost is not made of a rank."""
+        return None
 
 
 class ChaChaCosts(CostSource):
@@ -96,15 +100,23 @@ class RankCosts(CostSource):
         self._parts: tuple[np.ndarray, np.ndarray] | None = None
 
     def matrix(self, tokens: np.ndarray, backend: Backend, threads: int) -> np.ndarray:
+        u, eta = self._both()
+        costs = u[None, :] - eta[tokens][:, None]
+        return np.abs(costs, out=costs)
+
+    def etas(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        _, eta = self._both()
+        return [eta[tokens] for tokens in arrays]
+
+    def _both(self) -> tuple[np.ndarray, np.ndarray]:
+        """u of each row and eta of each token: int32 [n], int32 [V]."""
         if self._parts is None:
             u, order = self._make()
             rank = np.empty(len(order), np.int64)
             rank[order] = np.arange(len(order))
             eta = eta_units(rank, self._problem)
             self._parts = u.astype(np.int32), eta.astype(np.int32)
-        u, eta = self._parts
-        costs = u[None, :] - eta[tokens][:, None]
-        return np.abs(costs, out=costs)
+        return self._parts
 
 
 def eta_units(rank: np.ndarray, problem: Problem) -> np.ndarray:

@@ -80,13 +80,13 @@ def log_bound(
         problem = statistic.problem(1, 1, 1).of_block(size)
         if problem.alignment not in (PLAIN, EDIT):
             continue
-        some = [None] if etas is None else [etas[i] for i in these]
+        some = [None] if etas is None else [etas[i] for i in these.tolist()]
         # All tokens matched is one term of the sum with gaps: where that alone decides nothing, the sum does not.
         log_sums = np.array([_log_product(cost, size, eta) for eta in some])
         least = _least(cost, log_sums, x[these]) + log_windows[these]
         if problem.alignment == EDIT and (least < 0).any():
             these = these[least < 0]
-            some = [None] if etas is None else [etas[i] for i in these]
+            some = [None] if etas is None else [etas[i] for i in these.tolist()]
             gap = problem.gamma / cost.scale
             log_sums = np.array([_log_sum_with_gaps(cost, size, gap, eta) for eta in some])
             least = _least(cost, log_sums, x[these]) + log_windows[these]

@@ -187,7 +187,7 @@ def test_never_above_the_old_bound():
 def test_sum_over_alignments_is_complete(cost, gap):
     """S(t) is the sum over every set of cells that an alignment can match, listed by brute force."""
     k = 4
-    log_sums = tail._log_sum_with_gaps(cost, k, gap)
+    log_sums = tail._log_sum_with_gaps(cost, k, gap, cost.log_mgf(cost.tilts))
     t = float(cost.tilts[5])
     m = (2 / t) * (1 - math.exp(-t / 2)) if cost is ITS_COST else 1 / (1 - t)
     total = 0.0
@@ -203,7 +203,8 @@ def test_sum_with_etas_is_above_that_of_symmetric_sums():
     """The sum over sets of tokens of the products of their M(t), listed by brute force; the largest block's."""
     k, gap = 4, 0.3
     eta = np.array([0, 200, 9_000, 30_000, 33_000, 64_000])
-    log_sums = tail._log_sum_with_gaps(ITS_COST, k, gap, eta)
+    log_m = tail._log_mean(ITS_COST, k, eta)
+    log_sums = tail._log_sum_with_gaps(ITS_COST, k, gap, log_m)
     for g in (0, 20, 40):
         t = float(ITS_COST.tilts[g])
         u = np.arange(N)
@@ -215,6 +216,24 @@ def test_sum_with_etas_is_above_that_of_symmetric_sums():
                 symmetric = sum(math.prod(some) for some in sets)
                 total += math.comb(k, r) * symmetric * math.exp(-2 * t * gap * (k - r))
             assert log_sums[g] >= math.log(total) - 1e-9
+
+
+@pytest.mark.parametrize("scheme", ["exp-edit", "its-edit"])
+def test_no_sum_with_gaps_is_passed_over(scheme):
+    """What is not summed, because a lower bound of the sum decides nothing, would not have decided anything."""
+    mark = watermark(scheme, key_length=256)
+    cost, rng = mark.statistic.scheme.cost, np.random.default_rng(7)
+    gap = round(mark.gap * cost.scale) / cost.scale
+    decided = 0
+    for k in (1, 2, 9, 60, 200):
+        eta = rng.integers(0, N + 1, size=k) if scheme == "its-edit" else None
+        log_sums = tail._log_sum_with_gaps(cost, k, gap, tail._log_mean(cost, k, eta))
+        rounded = 0.0 if scheme == "its-edit" else 0.6 * k / cost.scale
+        for x in (np.linspace(0, 0.3, 25) if scheme == "its-edit" else -np.linspace(1, 12, 25)) * k:
+            full = np.min(log_sums + cost.tilts * (x + rounded)) + math.log(256)
+            assert bound_of(mark, x, k, eta) == pytest.approx(min(0.0, full), abs=1e-8)
+            decided += full < 0
+    assert 20 <= decided <= 100
 
 
 def test_no_bound_where_none_is_proven():

@@ -81,14 +81,18 @@ def log_bound(
         if problem.alignment not in (PLAIN, EDIT):
             continue
         some = [None] if etas is None else [etas[i] for i in these.tolist()]
-        # All tokens matched is one term of the sum with gaps: where that alone decides nothing, the sum does not.
         log_sums = np.array([_log_product(cost, size, eta) for eta in some])
         least = _least(cost, log_sums, x[these]) + log_windows[these]
-        if problem.alignment == EDIT and (least < 0).any():
-            these = these[least < 0]
-            some = [None] if etas is None else [etas[i] for i in these.tolist()]
+        if problem.alignment == EDIT:
             gap = problem.gamma / cost.scale
-            log_sums = np.array([_log_sum_with_gaps(cost, size, gap, eta) for eta in some])
+            log_m = np.array([_log_mean(cost, size, eta) for eta in some])
+            # The sum with gaps is no less than either of these two: where they decide nothing, it does not.
+            less = 2 * size * np.logaddexp(log_m / 2, -cost.tilts * gap) - math.log(size + 1)
+            least = np.maximum(least, _least(cost, less, x[these]) + log_windows[these])
+            these, log_m = these[least < 0], log_m if etas is None else log_m[least < 0]
+            if not len(these):
+                continue
+            log_sums = np.array([_log_sum_with_gaps(cost, size, gap, one) for one in log_m])
             least = _least(cost, log_sums, x[these]) + log_windows[these]
         elif problem.alignment == PLAIN and cost.code == EXP:
             least = np.minimum(least, _log_gamma_tail(size, -x[these]) + log_windows[these])
@@ -102,22 +106,23 @@ def _least(cost: TokenCost, log_sums: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def _log_product(cost: TokenCost, k: int, eta: np.ndarray | None) -> np.ndarray:
-    """log S(t) without gaps, the largest of all blocks: float64 [G]."""
+    """log of the product of k tokens' M(t), the largest of all blocks: float64 [G]."""
     if eta is None:
         return k * cost.log_mgf(cost.tilts)
     return _of_blocks(_its_mgf()[1], eta, k)
 
 
-def _log_sum_with_gaps(
-    cost: TokenCost, k: int, gap: float, eta: np.ndarray | None = None
-) -> np.ndarray:
-    """log S(t) with gaps, or a bound of it, the largest of all blocks: float64 [G]."""
+def _log_mean(cost: TokenCost, k: int, eta: np.ndarray | None) -> np.ndarray:
+    """log of the mean of k tokens' M(t), the largest of all blocks: float64 [G]."""
+    if eta is None:
+        return cost.log_mgf(cost.tilts)
+    return np.log(_of_blocks(_its_mgf()[0], eta, k) / k)
+
+
+def _log_sum_with_gaps(cost: TokenCost, k: int, gap: float, log_m: np.ndarray) -> np.ndarray:
+    """log S(t) with gaps where M(t) is that of each of k tokens, or their mean: float64 [G]."""
     from scipy.special import gammaln, logsumexp
 
-    if eta is None:
-        log_m = cost.log_mgf(cost.tilts)
-    else:
-        log_m = np.log(_of_blocks(_its_mgf()[0], eta, k) / k)
     r = np.arange(k + 1)[:, None]
     ways = 2 * (gammaln(k + 1) - gammaln(r + 1) - gammaln(k - r + 1))
     return logsumexp(ways + r * log_m - 2 * cost.tilts * gap * (k - r), axis=0)

@@ -55,5 +55,6 @@ class Binning:
 
 def binning(statistic: Statistic, source: CostSource) -> Binning | None:
     """That of a statistic; None where no scores are added up."""
-    scores = statistic.scores
-    return Binning(scores, statistic.gap, source) if isinstance(scores, Scores) else None
+    if statistic.scores is None:
+        return None
+    return Binning(statistic.scores, statistic.gap, source)

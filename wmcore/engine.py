@@ -161,7 +161,7 @@ class Engine:
         members = np.arange(texts.size)
         return self.backend.log_evalues(self.problem, texts, costs, members, self.threads)
 
-    def _parts(self, texts: Texts) -> list[np.ndarray]:
+    def _parts(self, texts: Packed) -> list[np.ndarray]:
         """Texts (int64) whose costs are looked at together, so that these take at most _COSTS_AT_ONCE bytes."""
         problem = self.problem
         rows = _COSTS_AT_ONCE // (4 * problem.n)
@@ -178,10 +178,10 @@ class Engine:
 
     def null(self, texts: Packed, a: int, resamples: Resamples) -> np.ndarray:
         """The statistics of text a under resampled keys, in user units: float64 [stop - first]."""
-        null = self.backend.null_values
+        rest = a, resamples, self.threads
         if isinstance(texts, ScoredTexts):
-            null = self.backend.null_scored
-        return self.units(null(self.problem, texts, a, resamples, self.threads))
+            return self.units(self.backend.null_scored(self.problem, texts, *rest))
+        return self.units(self.backend.null_values(self.problem, texts, *rest))
 
     def prefixes(self, texts: Packed, source: CostSource) -> np.ndarray:
         """The statistic of every prefix of the only text: int32 [m]."""
@@ -222,6 +222,7 @@ class Engine:
 
     def _scored_alignment(self, tokens: np.ndarray, source: CostSource) -> Alignment:
         texts = self.pack([tokens])
+        assert isinstance(texts, ScoredTexts)
         numbers = source.numbers(texts.distinct, self.backend)
         rows, first, stop = self.backend.path_scored(self.problem, texts, numbers)
         rows = rows[first:stop]
@@ -231,6 +232,7 @@ class Engine:
 
     def all_windows(self, texts: Packed, source: CostSource) -> np.ndarray:
         """The cost of every block of the only text with every key window, in user units: float64 [m - k + 1, n]."""
+        assert isinstance(texts, Texts)
         problem = self.problem.of_block(int(texts.k[0]))
         matrix = self.matrix(source, texts.distinct)
         return self.units(self.backend.all_windows(problem, texts, matrix))

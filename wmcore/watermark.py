@@ -9,7 +9,7 @@ from wmcore.errors import WatermarkError
 from wmcore.kernels.problem import Problem
 from wmcore.key import Key, PublishedKey
 from wmcore.schemes import DEFAULT_SCHEME, SCHEMES, scheme_of
-from wmcore.scores import Scores
+from wmcore.scores import Scores, named_scores
 from wmcore.statistic import WHOLE_TEXT, Statistic
 
 _LARGEST_KEY_LENGTH = 1 << 20
@@ -166,6 +166,8 @@ class Watermark:
             block_length = None if chosen.alignment.scored else self.block_length
         elif whole_number("block_length", block_length) == WHOLE_TEXT:
             block_length = None
+        if isinstance(scores, str):
+            scores = named_scores(chosen.sampler, scores)
         return Statistic(chosen, gap, block_length, scores)
 
     def problem(self, statistic: Statistic | None = None) -> Problem:

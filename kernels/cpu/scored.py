@@ -472,12 +472,11 @@ def path(problem, scored, costs, out):
     n, gamma, local = problem.n, problem.gamma, problem.alignment == LOCAL
     texts, scoring = scored.texts, scored.scoring
     m = texts.inverse.size
-    came = np.empty(
-        (m, n), np.int8
-    )  # 0: match, 1: the token is a gap, 2: the row is one, 3: nothing before
+    zero = np.int64(0)
+    came = np.empty((m, n), np.int8)  # 0: match, 1: token gap, 2: row gap, 3: nothing before
     state = np.zeros(n, np.int64)
     plain = np.zeros(n, np.int64)
-    best, end, at = np.int64(0 if local else 2**62), np.int64(-1), np.int64(-1)
+    best, end, at = 0 if local else 2**62, -1, -1
     for i in range(m):
         numbers = costs.matrix[costs.source[texts.inverse[i]]]
         table = scoring.costs[scored.bins[i]]
@@ -491,7 +490,7 @@ def path(problem, scored, costs, out):
             if j > 0 and state[j - 1] + gamma < new:
                 new, how = state[j - 1] + gamma, 2
             if local and new >= 0:
-                new, how = np.int64(0), 3
+                new, how = zero, 3
             diagonal, state[j] = up, new
             came[i, j] = how
             here = plain[j]
@@ -505,11 +504,11 @@ def path(problem, scored, costs, out):
         if local or i == m - 1:
             for j in range(n):
                 if state[j] < best:
-                    best, end, at = state[j], i, j
+                    best, end, at = int(state[j]), i, j
     if not local:
         for j in range(n):
             if plain[j] - scored.bonus[0] < best:
-                best, end, at = plain[j] - scored.bonus[0], np.int64(-1), j
+                best, end, at = int(plain[j] - scored.bonus[0]), -1, j
         if end < 0:
             for i in range(m):
                 out[i] = (at - (m - 1) + i) % n

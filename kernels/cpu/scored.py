@@ -242,7 +242,8 @@ def statistics(problem, inverse, bins, bonus, group, lanes):
 
 
 @njit(nogil=True)
-def _lanes(n):
+def lanes_scratch(n):
+    """`Lanes`."""
     return Lanes(aligned_i16(n * 32), aligned_i16(n * 32))
 
 
@@ -258,7 +259,7 @@ def tally_groups(problem, scored, value, members, seed_key, groups, found):
     for a in members:
         most = max(most, texts.distinct_offsets[a + 1] - texts.distinct_offsets[a])
     group_of = group_scratch(problem, scoring, most)
-    lanes = _lanes(problem.n)
+    lanes = lanes_scratch(problem.n)
     for group in range(first_group, last_group):
         make_group(seed_key, problem, group, most, scoring, group_of)
         for a in members:
@@ -283,7 +284,7 @@ def null_values(problem, scored, a, seed_key, groups, out):
     first, last = texts.offsets[a], texts.offsets[a + 1]
     n_rows = texts.distinct_offsets[a + 1] - texts.distinct_offsets[a]
     group_of = group_scratch(problem, scored.scoring, n_rows)
-    lanes = _lanes(problem.n)
+    lanes = lanes_scratch(problem.n)
     values = np.empty(32, np.int16)
     for group in range(groups[0], groups[1]):
         make_group(seed_key, problem, group, n_rows, scored.scoring, group_of)
@@ -304,7 +305,7 @@ def null_prefixes(problem, scored, bonus, seed_key, groups, out):
     m = texts.inverse.size
     n, gamma = problem.n, problem.gamma
     group_of = group_scratch(problem, scored.scoring, texts.distinct.size)
-    lanes = _lanes(n)
+    lanes = lanes_scratch(n)
     values = np.empty(32, np.int16)
     for group in range(groups[0], groups[1]):
         make_group(seed_key, problem, group, texts.distinct.size, scored.scoring, group_of)

@@ -8,7 +8,7 @@ from wmcore.checks import whole_number
 from wmcore.errors import WatermarkError
 from wmcore.kernels.problem import Problem
 from wmcore.key import Key, PublishedKey
-from wmcore.schemes import SCHEMES, scheme_of
+from wmcore.schemes import FREE, SCHEMES, named, scheme_of
 from wmcore.scores import Scores
 from wmcore.statistic import WHOLE_TEXT, Statistic
 
@@ -137,7 +137,7 @@ class Watermark:
         Parameters
         ----------
         scheme : str, optional
-            Of the same sampler. Default: the watermark's.
+            Of the same sampler. Default: the watermark's; with scores that it does not take, the free one.
         gap : float, optional
             Default: the watermark's if scheme is the watermark's, else the scheme's own.
         block_length : int, optional
@@ -152,6 +152,8 @@ class Watermark:
             cannot be used.
         """
         chosen = scheme_of(self.scheme if scheme is None else scheme)
+        if scheme is None and scores is not None and not chosen.alignment.scored:
+            chosen = named(chosen.cost, FREE) or chosen
         if chosen.sampler != self.sampler:
             alike = ", ".join(s.name for s in SCHEMES.values() if s.sampler == self.sampler)
             raise WatermarkError(

@@ -109,7 +109,7 @@ def fit_scores(
     tokens = np.concatenate([sample.tokens for sample in samples])
     if not 0 <= tokens.min() <= tokens.max() < vocab_size:
         raise WatermarkError(f"samples hold a token outside the vocabulary of {vocab_size} tokens")
-    fold = np.repeat(np.arange(len(samples)) % _FOLDS, [len(s.tokens) for s in samples])
+    fold = np.arange(count) * _FOLDS // count
     mean = _token_means(tokens, p, vocab_size)
     edges = _edges(mean[tokens])
     # The probabilities in a bin are those of tokens that were put there by other texts: their own would flatter it.

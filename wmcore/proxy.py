@@ -151,7 +151,7 @@ def read_with(proxy: Proxy, tokens: np.ndarray) -> np.ndarray:
     try:
         z = proxy(tokens.copy())
         if hasattr(z, "detach"):  # torch, on any device
-            z = z.detach().cpu().float().numpy()
+            z = z.detach().cpu().double().numpy()
         z = np.asarray(z)
         if z.dtype.kind not in "fiu":
             raise TypeError(f"it gives items of type {z.dtype}, but numbers are needed")

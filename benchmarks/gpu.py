@@ -51,11 +51,9 @@ def rates(
     rng = np.random.default_rng(0)
     batch = [rng.zipf(1.3, size=m) % V for _ in range(texts)]
     one, many = pack(batch[:1], None), pack(batch, None)
-    value = cpu.null_values(problem, one, 0, Resamples(SEED_KEY, 0, 2), 1)
-    least = np.full(m, value[0], np.int32)
     few, all_of_them = Resamples(SEED_KEY, 0, 32), Resamples(SEED_KEY, 0, resamples)
-    found = backend.prefix_hits(problem, one, least, few, 1)
-    assert (found == cpu.prefix_hits(problem, one, least, few, 1)).all()
+    found = backend.null_prefixes(problem, one, few, 1)
+    assert (found == cpu.null_prefixes(problem, one, few, 1)).all()
     none = np.full(texts, -(2**30), np.int32)  # below every bound: nothing is left to refine
     limit = np.full(texts, resamples)
     assert not backend.tally(problem, many, none, limit, few, 1)[0].any()
@@ -64,7 +62,7 @@ def rates(
         (
             "int32, every window aligned in full",
             resamples * n * m * m,
-            lambda: backend.prefix_hits(problem, one, least, all_of_them, 1),
+            lambda: backend.null_prefixes(problem, one, all_of_them, 1),
         ),
         (
             "int16 pairs, bounds of whole keys",

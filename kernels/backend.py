@@ -143,7 +143,7 @@ class Backend:
         run(evalue.log_evalues, jobs, threads)
         return out
 
-    # Scored alignments: numbers in place of costs, `ScoredTexts` in place of texts. Here, for every backend: on the CPU.
+    # Scored alignments: numbers in place of costs, `ScoredTexts` in place of texts. Here for every backend, on the CPU.
 
     def observe_scored(
         self,
@@ -236,12 +236,44 @@ class Backend:
     def path_scored(
         self, problem: Problem, scored: ScoredTexts, costs: CostTable
     ) -> tuple[np.ndarray, int, int]:
-        """(rows, first, stop) of the only text: the key row of each token or -1, int64 [m]; which tokens are aligned."""
+        """(rows, first, stop) of the only text: each token's key row or -1, int64 [m]; the tokens aligned."""
         from .cpu import scored as kernels
 
         rows = np.full(len(scored.texts.inverse), -1, np.int64)
         first, stop = kernels.path(problem, scored, costs, rows)
         return rows, first, stop
+
+    def observe_prefixes_scored(
+        self, problem: Problem, scored: ScoredTexts, bonus: np.ndarray, costs: CostTable
+    ) -> np.ndarray:
+        """As `observe_prefixes`. bonus: int32 [m], of every prefix."""
+        from .cpu import scored as kernels
+
+        out = np.empty(len(bonus), np.int32)
+        kernels.observe_prefixes(problem, scored, bonus, costs, out)
+        return out
+
+    def null_prefixes_scored(
+        self,
+        problem: Problem,
+        scored: ScoredTexts,
+        bonus: np.ndarray,
+        resamples: Resamples,
+        threads: int,
+    ) -> np.ndarray:
+        """As `null_prefixes`. bonus: int32 [m], of every prefix."""
+        from .cpu import scored as kernels
+        from .cpu.threads import run, slices
+
+        key, first, stop = resamples
+        start, end = first // 32, (stop + 31) // 32
+        out = np.empty((32 * (end - start), len(bonus)), np.int32)
+        jobs = [
+            (problem, scored, bonus, key, (start + b, start + c), out[32 * b : 32 * c])
+            for b, c in slices(end - start, 4 * threads)
+        ]
+        run(kernels.null_prefixes, jobs, threads)
+        return out[first - 32 * start : stop - 32 * start]
 
     # Every prefix of one text, aligned whole
 
@@ -249,15 +281,10 @@ class Backend:
         """The statistic of every prefix of the only text: int32 [m]."""
         raise NotImplementedError
 
-    def prefix_hits(
-        self,
-        problem: Problem,
-        texts: Texts,
-        value: np.ndarray,
-        resamples: Resamples,
-        threads: int,
+    def null_prefixes(
+        self, problem: Problem, texts: Texts, resamples: Resamples, threads: int
     ) -> np.ndarray:
-        """How many of the resamples fit each prefix at least as well as value (int32 [m]): int64 [m]."""
+        """The statistic of every prefix of the only text under each of the resamples: int32 [stop - first, m]."""
         raise NotImplementedError
 
     # Drawing tokens

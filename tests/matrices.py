@@ -10,6 +10,11 @@ from wmcore.kernels.cpu.simd import load_i32, store
 from wmcore.kernels.problem import Problem
 from wmcore.schemes import SCHEMES
 
+PAPER = [name for name, scheme in SCHEMES.items() if not scheme.alignment.scored]
+"""The schemes whose statistic is a sum of token costs over blocks and windows, as in the paper."""
+SCORED = [name for name in SCHEMES if name not in PAPER]
+"""Those that add up scores over whole texts."""
+
 SEED_KEY = np.arange(1, 9, dtype=np.uint32) * np.uint32(0x9E3779B1)
 VOCAB = 60
 SIZES = [1, 2, 3, 15, 16, 17, 31, 32, 33, 40]

@@ -202,6 +202,18 @@ def p_value(phi, null):
     return (1 + sum(x <= phi for x in null)) / (len(null) + 1)
 
 
+def any_prefix_p_value(rows):
+    """p of rows[0] among rows [T + 1][m]: by the least rank at a prefix, then by the sum of 1 / rank."""
+    fits = []
+    for row in rows:
+        ranks = [sum(other[i] <= own for other in rows) for i, own in enumerate(row)]
+        total = 0.0
+        for rank in ranks:
+            total += 1 / rank
+        fits.append((min(ranks), -total))
+    return sum(fit <= fits[0] for fit in fits) / len(rows)
+
+
 def sequential_p_value(phi, null, h):
     """Besag and Clifford 1991: h / l at the l-th resample that brings the h-th hit; (p, resamples used)."""
     hits = 0
@@ -287,7 +299,7 @@ def clip(value):
 def scored_statistic(costs, gamma, bonus, local):
     """The least cost of a free or local alignment on the cyclic key. costs: [m][n] integers, row i for token i.
 
-    Row gaps are tried from every column to every other. The state is kept with gamma added, as sums saturate in that order.
+    Row gaps are tried from every column to every other. The state has gamma added, as sums saturate in that order.
     """
     n = len(costs[0])
     state, plain = [gamma] * n, [0] * n

@@ -67,6 +67,7 @@ def test_prefix_curve_and_stopping_are_the_cpus(shim):
     a, b = (prefix_curve(d, text, resamples=21, seed=2) for d in (one, two))
     assert (a.p_value == b.p_value).all()
     assert (a.statistic == b.statistic).all()
+    assert a.any_prefix_p_value == b.any_prefix_p_value
     a, b = (d.detect([text, text[:5]], resamples=500, seed=2, stop_after=7) for d in (one, two))
     assert [(x.p_value, x.resamples, x.hits) for x in a] == [
         (x.p_value, x.resamples, x.hits) for x in b

@@ -6,11 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matrices import problems, wrapped
+from scipy import stats
 
 from wmcore import SCHEMES, Detector, Key, Watermark, WatermarkError
 from wmcore.kernels.cpu import prefix
-from wmcore.kernels.problem import EDIT, EXP, PLAIN, Problem
+from wmcore.kernels.problem import EDIT, EXP, PLAIN, Problem, Resamples
+from wmcore.plan import MOST
 from wmcore.prefix import prefix_curve
+from wmcore.significance import seed_key
 
 
 @settings(max_examples=60, deadline=None)
@@ -39,11 +42,73 @@ def test_the_curve_equals_single_tests(scheme, gap):
     single = detector.detect(
         [text[:length] for length in range(1, 34)], resamples=101, seed=5, stop_after=None
     )
+    assert curve.any_prefix_p_value == any_prefix_of_single_prefixes(detector, text, 101, 5)
     assert curve.lengths.tolist() == [d.length for d in single]
     assert curve.p_value.tolist() == [d.p_value for d in single]
     assert curve.statistic.tolist() == [d.statistic for d in single]
     again = prefix_curve(Detector(watermark, threads=1), text, resamples=101, seed=5)
     assert (again.p_value == curve.p_value).all()
+    assert again.any_prefix_p_value == curve.any_prefix_p_value
+
+
+def any_prefix_of_single_prefixes(detector, text, resamples, seed):
+    """The twin's, from the statistics of each prefix as a text of its own."""
+    engine = detector.engine
+    some = Resamples(seed_key(seed, detector.watermark.key.salt), 0, resamples)
+    columns = []
+    for length in range(1, len(text) + 1):
+        prefix_alone = engine.pack([np.asarray(text[:length], np.int64)])
+        (value,) = engine.units(engine.fit(prefix_alone, detector.costs).value)
+        columns.append([value, *engine.null(prefix_alone, 0, some)])
+    return naive.any_prefix_p_value(list(zip(*columns, strict=True)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["its", "its-edit", "exp-edit"]),
+    st.lists(st.integers(0, 2), min_size=1, max_size=9),
+    st.integers(1, 3),
+    st.integers(1, 34),
+    st.integers(0, 2**32),
+)
+def test_any_prefix_equals_the_twin(scheme, text, n, resamples, seed):
+    """Few tokens, few rows, gaps at no cost: ranks are shared, and least ranks often."""
+    gap = 0.0 if scheme.endswith("edit") else None
+    watermark = Watermark.create(scheme, vocab_size=3, key_length=n, gap=gap, key=Key(bytes(32)))
+    detector = Detector(watermark, threads=1)
+    curve = prefix_curve(detector, text, resamples=resamples, seed=seed)
+    assert curve.any_prefix_p_value == any_prefix_of_single_prefixes(
+        detector, text, resamples, seed
+    )
+
+
+@pytest.mark.parametrize("scheme", ["exp-edit", "its"])
+def test_any_prefix_is_a_test_and_the_first_prefix_is_none(scheme):
+    """Over keys: each bound is broken with probability at most 1e-6 if P(p <= a) = a, as where rows are seldom equal.
+
+    Some prefix has p <= a at least as often as the whole text has, which is within these bounds; it breaks them by far
+    (measured: 131 and 199 of 2,000 texts at a = 0.01, bound 45).
+    """
+    rng = np.random.default_rng(14)
+    count, alpha, resamples = 2000, 1e-6, 199
+    p, first = np.empty((2, count))
+    for i in range(count):
+        watermark = Watermark.create(scheme, vocab_size=500, key_length=24)
+        text = rng.zipf(1.3, size=24) % 500
+        curve = prefix_curve(Detector(watermark, threads=1), text, resamples=resamples)
+        p[i], first[i] = curve.any_prefix_p_value, curve.p_value.min()
+    for level in (0.01, 0.05):
+        low, high = stats.binom.ppf([alpha / 2, 1 - alpha / 2], count, level)
+        assert low <= (p <= level).sum() <= high
+        assert (first <= level).sum() > high
+
+
+def test_a_table_that_is_too_large():
+    detector = Detector(Watermark.create("exp", vocab_size=50))
+    with pytest.raises(
+        WatermarkError, match=r"2,147,483,647 statistics of each of 3 prefixes needs"
+    ):
+        prefix_curve(detector, [1, 2, 3], resamples=MOST)
 
 
 def test_tokens_until():

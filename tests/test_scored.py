@@ -1,13 +1,15 @@
 """Free and local alignments against their twin: every resample, the key itself, its place and its path."""
 
+import math
+
 import naive
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matrices import SEED_KEY
+from matrices import SCORED, SEED_KEY
 
-from wmcore import Detector, Watermark
+from wmcore import Detector, Watermark, WatermarkError
 from wmcore.kernels.constants import LEVELS
 from wmcore.kernels.problem import (
     EXP,
@@ -25,7 +27,6 @@ from wmcore.kernels.problem import (
 from wmcore.scores import SCORES, levels, named_scores
 
 V = 60
-SCORED = [s for s in ("exp-free", "exp-local", "its-free", "its-local")]
 NUMBERS = {EXP: "exp", ITS: "its"}
 
 
@@ -133,6 +134,26 @@ def test_the_key_equals_the_twin(backend, case, seed):
     assert (again.block == -1).all()
 
 
+@settings(max_examples=40, deadline=None)
+@given(case=cases(), seed=st.integers(0, 99))
+def test_prefixes_equal_the_texts_cut_there(backend, case, seed):
+    problem, scored = case
+    scored = scored.take(np.array([0]))
+    costs, number = key_numbers(problem, scored, seed)
+    m = int(scored.lengths[0])
+    bonus = np.arange(m, dtype=np.int32) * 7
+    found = backend.observe_prefixes_scored(problem, scored, bonus, costs)
+    null = backend.null_prefixes_scored(problem, scored, bonus, Resamples(SEED_KEY, 0, 33), 2)
+    assert null.shape == (33, m)
+    inverse = scored.texts.inverse
+    for i in range(m):
+        texts = scored.texts._replace(inverse=inverse[: i + 1], offsets=np.array([0, i + 1]))
+        part = scored._replace(texts=texts, bonus=bonus[i : i + 1])
+        assert found[i] == naive_value(problem, part, 0, number(0))
+        for t in (0, 32):
+            assert null[t, i] == naive_value(problem, part, 0, resampled_number(problem, t))
+
+
 @settings(max_examples=100, deadline=None)
 @given(case=cases(), seed=st.integers(0, 99))
 def test_the_path_costs_what_the_statistic_says(backend, case, seed):
@@ -193,3 +214,70 @@ def test_levels_of_a_key_have_the_law_of_the_resamples(scheme):
     often = chance * total > 20
     z = (count - chance * total)[often] / np.sqrt(total * chance * (1 - chance))[often]
     assert np.abs(z).max() < 5
+
+
+def marked(watermark, length, shift, seed=0):
+    """A text whose tokens are, of eight random ones each, the one that the key likes best."""
+    rng = np.random.default_rng(seed)
+    detector = Detector(watermark, scheme=watermark.sampler, backend="cpu")
+    costs = detector.engine.matrix(detector.costs, np.arange(watermark.vocab_size))
+    eight = rng.integers(watermark.vocab_size, size=(length, 8))
+    rows = (shift + np.arange(length)) % watermark.key_length
+    return eight[np.arange(length), costs[eight, rows[:, None]].argmin(axis=1)]
+
+
+@pytest.mark.parametrize("scheme", SCORED)
+def test_a_marked_text_is_found_where_it_is(scheme):
+    watermark = Watermark.create(scheme, vocab_size=500, key_length=64)
+    rng = np.random.default_rng(1)
+    text = marked(watermark, 60, 50)
+    local = scheme.endswith("local")
+    if local:
+        text = np.concatenate([rng.integers(500, size=40), text, rng.integers(500, size=30)])
+    cut = np.delete(text, [70 if local else 30])
+    detector = Detector(watermark, backend="cpu")
+    for tokens, gaps in ((text, 0), (cut, 1)):
+        (found,) = detector.detect([tokens], alignment=True, seed=1)
+        assert found.p_value < 1e-3
+        assert found.statistic < -10
+        start = 40 if local else 0
+        assert abs(found.block - start) <= (10 if local else 0)
+        assert (found.shift - 50 - (found.block - start)) % 64 == 0
+        rows = found.alignment.rows
+        assert found.alignment.positions[0] == found.block
+        along = np.diff(rows[rows >= 0]) % 64
+        assert (along != 1).sum() == gaps
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("scheme", ["exp-free", "exp-local"])
+def test_p_values_of_every_score_are_uniform(scheme, score):
+    """1,000 unmarked texts, a key each: at every level within the bound of Dvoretzky, Kiefer, Wolfowitz and Massart."""
+    rng = np.random.default_rng(5)
+    count, p = 1000, []
+    for _ in range(count):
+        watermark = Watermark.create(scheme, vocab_size=V, key_length=24)
+        detector = Detector(watermark, score=score, backend="cpu", threads=1)
+        text = rng.integers(rng.integers(5, V), size=rng.integers(5, 25))
+        p.append(detector.detect([text], resamples=99, stop_after=None)[0].p_value)
+    grid = np.arange(1, 101) / 100
+    share = np.searchsorted(np.sort(p), grid, side="right") / count
+    assert np.abs(share - grid).max() <= math.sqrt(math.log(2 / 1e-6) / (2 * count))
+
+
+def test_what_scores_refuse():
+    watermark = Watermark.create("exp", vocab_size=V)
+    with pytest.raises(
+        WatermarkError, match="score 'nonsense' is not known for exp: use one of log,"
+    ):
+        Detector(watermark, scheme="exp-free", score="nonsense")
+    with pytest.raises(WatermarkError, match="scheme 'exp' adds up the token cost itself"):
+        Detector(watermark, score="log")
+    with pytest.raises(
+        WatermarkError, match="block_length is 5, but scheme 'exp-free' aligns whole"
+    ):
+        Detector(watermark, scheme="exp-free", block_length=5)
+    with pytest.raises(WatermarkError, match="score 'log' is not known for its"):
+        Detector(Watermark.create("its-free", vocab_size=V), score="log")
+    blocks = Watermark.create("exp", vocab_size=V, block_length=5)
+    assert Detector(blocks, scheme="exp-free").statistic.block_length is None

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matrices import PAPER
 from scipy import stats
 
 from wmcore import SCHEMES, Detector, Key, PublishedKey, Watermark
@@ -106,8 +107,9 @@ COUNT = 2000
 ALPHA = 1e-6
 
 
-@pytest.mark.parametrize("block_length", [None, 8])
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    ("scheme", "block_length"), [*((s, None) for s in SCHEMES), *((s, 8) for s in PAPER)]
+)
 def test_p_values_are_uniform_over_keys(scheme, block_length):
     rng = np.random.default_rng(11)
     resamples = 199

@@ -26,11 +26,11 @@ def test_numpy_numbers_are_numbers():
 
 
 def test_defaults():
-    assert [make(scheme=s).gap for s in SCHEMES] == [0.0, 3.0, 0.0, 0.4]
+    assert [make(scheme=s).gap for s in SCHEMES] == [0.0, 3.0, 1.8, 1.8, 0.0, 0.4, 1.8, 1.8]
     published = [
         Watermark.published(s, seed=1, generator="torch", vocab_size=9).gap for s in SCHEMES
     ]
-    assert published == [0.0, 0.0, 0.0, 0.4]
+    assert published == [0.0, 0.0, 1.8, 1.8, 0.0, 0.4, 1.8, 1.8]
     watermark = make()
     assert (watermark.key_length, watermark.block_length) == (256, None)
     assert isinstance(watermark.key, Key)
@@ -42,7 +42,7 @@ def test_defaults():
     [
         (
             {"scheme": "gumbel"},
-            "scheme 'gumbel' is not known: use one of exp, exp-edit, its, its-edit",
+            "scheme 'gumbel' is not known: use one of exp, exp-edit, exp-free, exp-local, its, its-edit,",
         ),
         ({"vocab_size": 0}, "vocab_size is 0, but must be a whole number from 1 to"),
         ({"vocab_size": 2.5}, "vocab_size is 2.5, but must be a whole number"),

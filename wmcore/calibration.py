@@ -87,6 +87,11 @@ class Calibration:
         resamples = whole_number("resamples", resamples, 1)
         statistic = watermark.statistic if statistic is None else statistic
         problem = watermark.problem(statistic)
+        if statistic.scores is not None and statistic.scores.by_eta:
+            raise WatermarkError(
+                f"scheme {statistic.scheme.name!r} keeps the key's permutation in its resamples, so that texts of one "
+                "length do not share a null: leave calibration out, or use its or its-edit"
+            )
         engine = Engine(
             backend,
             problem,

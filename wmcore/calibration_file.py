@@ -18,6 +18,7 @@ LARGEST = 1 << 28
 _LIMITS = {"header": 1 << 16, "lengths": 1 << 24, "statistics": LARGEST + (1 << 16)}
 _TEXT, _COUNT, _MAYBE = (str,), (int,), (int, type(None))
 _TEST = {
+    "score": (str, type(None)),
     "cost": _TEXT,
     "alignment": _TEXT,
     "n": _COUNT,
@@ -125,6 +126,7 @@ def _test_of(path: str | os.PathLike, header: Any) -> dict[str, Any]:
             f"calibration file {Path(path)} has version {shown(version)}, but this wmcore reads version {VERSION}: "
             "fit it again"
         )
+    test = {"score": None, **test}  # which a file of the first schemes lacks
     if set(test) != set(_TEST) or any(type(test[name]) not in _TEST[name] for name in _TEST):
         raise ValueError
     return dict(test)

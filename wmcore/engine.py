@@ -185,12 +185,27 @@ class Engine:
 
     def prefixes(self, texts: Packed, source: CostSource) -> np.ndarray:
         """The statistic of every prefix of the only text: int32 [m]."""
+        if isinstance(texts, ScoredTexts):
+            numbers = source.numbers(texts.distinct, self.backend)
+            bonus = self._prefix_bonus(texts)
+            return self.backend.observe_prefixes_scored(self.problem, texts, bonus, numbers)
         costs = self.costs(source, texts.distinct)
         return self.backend.observe_prefixes(self.problem, texts, costs)
 
-    def prefix_hits(self, texts: Packed, value: np.ndarray, resamples: Resamples) -> np.ndarray:
-        """How many resamples fit each prefix at least as well: int64 [m]."""
-        return self.backend.prefix_hits(self.problem, texts, value, resamples, self.threads)
+    def null_prefixes(self, texts: Packed, resamples: Resamples) -> np.ndarray:
+        """The statistic of every prefix of the only text under resampled keys: int32 [stop - first, m]."""
+        if isinstance(texts, ScoredTexts):
+            bonus = self._prefix_bonus(texts)
+            return self.backend.null_prefixes_scored(
+                self.problem, texts, bonus, resamples, self.threads
+            )
+        return self.backend.null_prefixes(self.problem, texts, resamples, self.threads)
+
+    def _prefix_bonus(self, texts: ScoredTexts) -> np.ndarray:
+        """The bonus of every prefix of the only text: int32 [m]."""
+        assert self.binning is not None
+        lengths = range(1, int(texts.lengths[0]) + 1)
+        return np.array([self.binning.bonus(m) for m in lengths], np.int32)
 
     def alignment(
         self, tokens: np.ndarray, source: CostSource, block: int, shift: int

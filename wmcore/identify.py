@@ -94,6 +94,11 @@ def identify(
                 f"watermark {i} ({other!r}) differs from watermark 0 ({first!r}) in more than the key: "
                 "identify watermarks of one scheme at a time"
             )
+    if first.statistic.scores is not None and first.statistic.scores.by_eta:
+        raise WatermarkError(
+            f"scheme {first.scheme!r} keeps the key's permutation in its resamples, so that no pool of them serves all "
+            "keys: use detect with each, or a scheme that draws it anew (its, its-edit)"
+        )
     detector = Detector(first, backend=backend, threads=threads, tokenizer=tokenizer)
     batch = detector.read(texts)
     results: list[Identification | None] = [None] * (len(batch.places) + len(batch.failed))

@@ -60,7 +60,7 @@ class TokenCost:
 
 @dataclass(frozen=True)
 class Alignment:
-    """How a block of tokens is laid along the key: its name, its code in the kernels, whether there are gaps, and whether
+    """How a block of tokens is laid along the key: its name, its code in the kernels, whether there are gaps, whether
     token costs are scores (`wmcore.scores`)."""
 
     name: str

@@ -1,8 +1,8 @@
 """Scores: what a key's number u says of a token, in nats: s(u) = log f(u), f a density on (0, 1).
 
 Under the null u is uniform, so e to a score has mean 1, whatever the density: scores add up to an e-value (`plan.py`),
-and their own mean is negative, as a local alignment asks for. f is what one expects of u in watermarked text. A token of
-probability p, chosen by exponential minimum sampling, has u = max-like law p^-1 u^(1/p - 1).
+and their own mean is negative, as a local alignment asks for. f is what one expects of u in watermarked text: that of a
+token of probability p, chosen by exponential minimum sampling, has the density u^(1/p - 1) / p.
 
 Numbers have 16 bits here, sorted into levels (exp: 8 to a nat of -log(1 - u); its: 64 of equal width), and a score is
 the logarithm of the mean density in its level: E e^score <= 1 stays exact.
@@ -79,10 +79,10 @@ class ScoreTable:
 
     def scoring(self) -> Scoring:
         """The table as the kernels take it."""
-        # Down a hair: float64 sums must not raise the mean above 1.
-        factors = np.maximum(self.density, _LEAST_FACTOR) * (1 - 1e-12)
-        factors /= np.maximum(1.0, factors @ self.chance)[:, None]
+        factors = np.maximum(self.density, _LEAST_FACTOR)
+        factors /= (factors @ self.chance)[:, None]
         costs = np.rint(-SCORE_SCALE * np.log(factors)).astype(np.int16)
+        # Down a hair: float64 sums must not raise the mean above 1.
         return Scoring(levels(self.sampler), costs, factors * (1 - 1e-12))
 
 
@@ -133,9 +133,9 @@ SCORES: dict[str, Callable[[], np.ndarray]] = {
 }
 """Densities of u by name, for exp.
 
-log: (1 - t) (1 - u)^-t, t = 0.4: the paper's cost log(1 - u), tilted to a density. clipped: the same with the log clipped
-at 5 nats. mixture: half uniform, half a mixture of tokens of probabilities 1, 1/2, .. 1/1024. delta: the least favourable
-law of Li et al. (2404.01245) for tokens of probability up to 1 - 0.1.
+log: (1 - t) (1 - u)^-t, t = 0.4: the paper's cost log(1 - u), tilted to a density. clipped: the same with the log
+clipped at 5 nats. mixture: half uniform, half a mixture of tokens of probabilities 1, 1/2, .. 1/1024. delta: the least
+favourable law of Li et al. (2404.01245) for tokens of probability up to 1 - 0.1.
 """
 
 
@@ -148,14 +148,15 @@ def _interval() -> np.ndarray:
         # Blurred by half a bin of eta to both sides.
         for shift in (-0.375, -0.125, 0.125, 0.375):
             start = (1 - p) * (eta + shift / ETA_BINS)[:, None]
-            inside = (start <= _NUMBERS) & (_NUMBERS < start + p)
+            inside = (start <= _NUMBERS) & (start + p > _NUMBERS)
             out += 0.125 * weight / p * inside
     return out
 
 
 class Scores:
-    """A table of scores, and which of its bins each token of a text is in. Any function of text and key will do: the test
-    stays exact, since it does not change when the key's numbers are drawn anew.
+    """A table of scores, and which of its bins each token of a text is in.
+
+    Any function of the text will do: it does not change when the key's numbers are drawn anew, so the test stays exact.
 
     name : str, for messages and files; table : ScoreTable; by_eta : bool, whether the bin of a token is that of its eta
     under the key (its), of `ETA_BINS`.

@@ -71,8 +71,8 @@ class Statistic:
             raise TypeError(f"score is a {type(scores).__name__}, but must be a name or Scores")
         if scores.table.sampler != self.scheme.sampler:
             raise WatermarkError(
-                f"the scores are for the sampler {scores.table.sampler!r}, but scheme {self.scheme.name!r} tests text of "
-                f"{self.scheme.sampler!r}: use scores learnt for it"
+                f"the scores are for the sampler {scores.table.sampler!r}, but scheme {self.scheme.name!r} tests text "
+                f"of {self.scheme.sampler!r}: use scores learnt for it"
             )
         object.__setattr__(self, "scores", scores)
 

@@ -104,25 +104,19 @@ class CpuBackend(Backend):
         _prefix.observe_prefixes(matrix, part, texts.inverse, out)
         return out
 
-    def prefix_hits(
-        self,
-        problem: Problem,
-        texts: Texts,
-        value: np.ndarray,
-        resamples: Resamples,
-        threads: int,
+    def null_prefixes(
+        self, problem: Problem, texts: Texts, resamples: Resamples, threads: int
     ) -> np.ndarray:
         key, first, stop = resamples
         part = problem.of_block(int(texts.k[0]))
         rows = int(texts.rows[0])
-        pieces = slices((stop - first + 1) // 2, 4 * threads)
-        hits = np.zeros((len(pieces), len(value)), np.int64)
+        out = np.empty((stop - first, len(texts.inverse)), np.int32)
         jobs = []
-        for piece, (a, b) in enumerate(pieces):
+        for a, b in slices((stop - first + 1) // 2, 4 * threads):
             some = Resamples(key, first + 2 * a, min(first + 2 * b, stop))
-            jobs.append((part, texts.inverse, rows, value, some, hits[piece]))
-        run(_prefix.prefix_hits, jobs, threads)
-        return hits.sum(axis=0)
+            jobs.append((part, texts.inverse, rows, some, out[2 * a : 2 * b]))
+        run(_prefix.null_prefixes, jobs, threads)
+        return out
 
     def sampler(self, numbers: ExpNumbers | ItsNumbers, device: int | None = None) -> Sampler:
         """logits: float32 [B, V], C-contiguous, and rows and out: NumPy arrays."""

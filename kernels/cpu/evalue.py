@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-
 from ..constants import EXP_COST_MIN, EXP_SCALE
 from .jit import njit
 

@@ -53,22 +53,17 @@ def observe_prefixes(costs, problem, inverse, out):
 
 
 @njit(nogil=True, cache=True)
-def prefix_hits(problem, inverse, n_rows, value, resamples, hits):
-    """hits[l] += the number of resamples whose statistic of prefix l + 1 is <= value[l].
+def null_prefixes(problem, inverse, n_rows, resamples, out):
+    """out[t - first] = the statistic of every prefix under resample t: int32 [stop - first, m].
 
-    value: int32 [m]; resamples: `Resamples`, first even; hits: int64 [m].
+    resamples: `Resamples`, first even.
     """
     seed_key, first, stop = resamples
     m = inverse.size
     scratch = resample_scratch(problem, n_rows)
     row = np.empty(16 * (m + 1), np.int32)
     diagonal = np.empty(16 * m, np.int32)
-    null = np.empty(m, np.int32)
     for pair in range(first // 2, (stop + 1) // 2):
         both = make_pair(seed_key, problem, pair, n_rows, scratch)
-        for half in range(2):
-            if 2 * pair + half >= stop:
-                continue
-            prefix_statistics(both[half], problem, inverse, row, diagonal, null)
-            for i in range(m):
-                hits[i] += null[i] <= value[i]
+        for t in range(2 * pair, min(2 * pair + 2, stop)):
+            prefix_statistics(both[t % 2], problem, inverse, row, diagonal, out[t - first])

@@ -5,9 +5,9 @@ used or passed over is j. With c = minus the score of token i at row j, rows cyc
 
     D[i, j] = min(D[i-1, j-1] + c, D[i-1, j] + gamma, D[i, j-1] + gamma),  D[0, j] = 0,
 
-local: also 0. The statistic of a free alignment is the least D[m, j], or the least cost without a gap less a bonus; that
-of a local one is the least D[i, j] of all. Additions saturate at the ends of int16 (1,024 nats), and the order of the
-additions is part of the definition: with it the statistic is a function of text and key, which is all that a
+local: also 0. The statistic of a free alignment is the least D[m, j], or the least cost without a gap less a bonus;
+that of a local one is the least D[i, j] of all. Additions saturate at the ends of int16 (1,024 nats), and the order of
+the additions is part of the definition: with it the statistic is a function of text and key, which is all that a
 permutation test asks for, and no resample is left open. Kept is D + gamma, what a gap would give.
 """
 
@@ -212,24 +212,30 @@ def make_group(seed_key, problem, group, n_rows, scoring, out):
 
 
 @njit(nogil=True)
+def _step(problem, token, bin_of, group, lanes, best):
+    """One token more, the text's token-th distinct one; returns the least D so far of a local alignment."""
+    n, gamma = problem.n, problem.gamma
+    size = n * 32
+    shared, bins = problem.cost == ITS, group.tables.shape[0]
+    row = 0 if shared else token
+    at = (row * bins + bin_of) * size
+    if not shared and bins > 1:
+        at = 0
+        _look_up(group.levels, row * size, size, group.tables[bin_of], group.costs, at)
+    if problem.alignment == LOCAL:
+        return _local_step(group.costs, at, n, gamma, lanes, best)
+    _free_step(group.costs, at, n, gamma, lanes)
+    return best
+
+
+@njit(nogil=True)
 def statistics(problem, inverse, bins, bonus, group, lanes):
     """The statistics of a text under 32 resamples: a vector. inverse: int64 [m]; bins: uint8 [m]."""
     n, gamma = problem.n, problem.gamma
-    size = n * 32
-    shared, many = problem.cost == ITS, group.tables.shape[0]
-    kept = shared or many == 1
     _start(n, gamma, lanes)
     best = splat_i16(0)
     for i in range(inverse.size):
-        row = 0 if shared else inverse[i]
-        at = (row * many + bins[i]) * size
-        if not kept:
-            at = 0
-            _look_up(group.levels, row * size, size, group.tables[bins[i]], group.costs, at)
-        if problem.alignment == LOCAL:
-            best = _local_step(group.costs, at, n, gamma, lanes, best)
-        else:
-            _free_step(group.costs, at, n, gamma, lanes)
+        best = _step(problem, inverse[i], bins[i], group, lanes, best)
     if problem.alignment != LOCAL:
         best = _free_value(n, gamma, bonus, lanes)
     return best
@@ -286,6 +292,32 @@ def null_values(problem, scored, a, seed_key, groups, out):
         store(values, 0, best)
         for lane in range(32):
             out[32 * (group - groups[0]) + lane] = values[lane]
+
+
+@njit(nogil=True, cache=True)
+def null_prefixes(problem, scored, bonus, seed_key, groups, out):
+    """out[32 (group - first) + l] = the statistics of every prefix of the only text under resample 32 group + l.
+
+    bonus: int32 [m]; groups: (first, last); out: int32 [32 (last - first), m].
+    """
+    texts = scored.texts
+    m = texts.inverse.size
+    n, gamma = problem.n, problem.gamma
+    group_of = group_scratch(problem, scored.scoring, texts.distinct.size)
+    lanes = _lanes(n)
+    values = np.empty(32, np.int16)
+    for group in range(groups[0], groups[1]):
+        make_group(seed_key, problem, group, texts.distinct.size, scored.scoring, group_of)
+        _start(n, gamma, lanes)
+        best = splat_i16(0)
+        for i in range(m):
+            best = _step(problem, texts.inverse[i], scored.bins[i], group_of, lanes, best)
+            value = best
+            if problem.alignment != LOCAL:
+                value = _free_value(n, gamma, bonus[i], lanes)
+            store(values, 0, value)
+            for lane in range(32):
+                out[32 * (group - groups[0]) + lane, i] = values[lane]
 
 
 @njit(nogil=True)
@@ -406,6 +438,13 @@ def observe(problem, scored, members, costs, best, fits):
 
 
 @njit(nogil=True, cache=True)
+def observe_prefixes(problem, scored, bonus, costs, out):
+    """out[l] = the statistic of the prefix of l + 1 tokens of the only text under one key: int32 [m]."""
+    tables = cost_tables(scored.scoring, problem.gamma)
+    trace_text(problem, scored, 0, costs, tables, trace_scratch(problem.n), (bonus, out))
+
+
+@njit(nogil=True, cache=True)
 def log_evalues(problem, scored, members, costs, prior, out):
     """out[a] = log E of the member texts (int64), with the factors of the scoring: float64 [N] (see `evalue.py`)."""
     n = problem.n
@@ -425,7 +464,7 @@ def log_evalues(problem, scored, members, costs, prior, out):
 
 @njit(nogil=True, cache=True)
 def path(problem, scored, costs, out):
-    """The best alignment of the only text with a key: out[i] = the key row of token i, left as it is for gaps and outside.
+    """The best alignment of the only text with a key: out[i] = the key row of token i, untouched for gaps and outside.
 
     costs: `CostTable` of numbers; out: int64 [m]. Returns (first token aligned, last + 1). Memory: m * n bytes. Matches
     win ties. Sums do not saturate here.

@@ -241,29 +241,24 @@ class CudaBackend(Backend):
         self._launch("observe_prefixes", where, (*shared, self._table(costs, problem.n), least))
         return device.to_host(least) + _prefix_lift(part, m)
 
-    def prefix_hits(
-        self,
-        problem: Problem,
-        texts: Texts,
-        value: np.ndarray,
-        resamples: Resamples,
-        threads: int,
+    def null_prefixes(
+        self, problem: Problem, texts: Texts, resamples: Resamples, threads: int
     ) -> np.ndarray:
         device = self.device
+        first = resamples.first
         m = len(texts.inverse)
         part = problem.of_block(m)
         members = members_struct(device, texts, np.array([0]))
         rows = int(members.value["rows"])
         shared = (problem_struct(device, part), texts_struct(device, texts), members)
-        counts = device.full(m, 0, np.uint64)
-        value_of = device.array(value - _prefix_lift(part, m))
-        made = Resampled(device, problem, resamples, rows, 1)
+        made = Resampled(device, problem, resamples, rows, 4 * m)
+        out = np.empty((resamples.stop - first, m), _I32)
         for b, c in made.chunks:
+            least = device.full((c - b, m), NOTHING, _I32)
             where = layout(device, problem.n, rows, m, (c - b, 1))
-            scratch = device.empty(where.grid[0] * m, _I32)
-            arguments = (*shared, made.make(b, c, rows), value_of, counts, scratch)
-            self._launch("prefix_hits", where, arguments)
-        return device.to_host(counts).astype(_I64)
+            self._launch("null_prefixes", where, (*shared, made.make(b, c, rows), least))
+            out[b - first : c - first] = device.to_host(least) + _prefix_lift(part, m)
+        return out
 
     # Drawing tokens
 

@@ -63,25 +63,20 @@ extern "C" __global__ void __launch_bounds__(1024)
     prefix_least<false>(s, text, tile, warp, warps, least_i);
 }
 
-// hits_i[l] += the resamples that reach value_i[l]. least: int32, scratch, m a block.
+// The prefixes under each resample: least_i int32 [r.count, m], NOTHING on entry.
 extern "C" __global__ void __launch_bounds__(1024)
-    prefix_hits(Problem s, Texts texts, Members members, Resamples r, const int* value_i, u64* hits_i, int* least,
-                Room room) {
+    null_prefixes(Problem s, Texts texts, Members members, Resamples r, int* least_i, Room room) {
   const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
   int* tile = room.staged ? my_tile<true>(room) : my_tile<false>(room);
   const Subject text = whole(texts, members, room);
-  int* least_i = least + (long long)blockIdx.x * text.m;
   for (int t = blockIdx.x; t < r.count; t += gridDim.x) {
-    for (int i = threadIdx.x; i < text.m; i += blockDim.x) ((volatile int*)least_i)[i] = NOTHING;
     fill_resample(s, r, t, members.rows, tile);
     __syncthreads();
+    int* mine_i = least_i + (long long)t * text.m;
     if (room.staged)
-      prefix_least<true>(s, text, tile, warp, warps, least_i);
+      prefix_least<true>(s, text, tile, warp, warps, mine_i);
     else
-      prefix_least<false>(s, text, tile, warp, warps, least_i);
-    __syncthreads();
-    for (int i = threadIdx.x; i < text.m; i += blockDim.x)
-      if (((volatile int*)least_i)[i] <= value_i[i]) atomicAdd(hits_i + i, 1ull);
+      prefix_least<false>(s, text, tile, warp, warps, mine_i);
     __syncthreads();
   }
 }

@@ -83,9 +83,8 @@ def test_token_bins_follow_how_likely_a_token_was(by_tokens):
     others = np.delete(bins, np.arange(1, V, 4))
     assert free.max() <= 1
     assert others.mean() > 4
-    low, high = by_tokens.probabilities[[0, 9]].mean(1)
-    assert low < 0.1
-    assert high > 0.7
+    assert by_tokens.probabilities[0].mean() < 0.1
+    assert by_tokens.probabilities[2:].mean() > 0.5
 
 
 def test_a_rare_token_is_drawn_towards_the_mean():
@@ -272,7 +271,10 @@ def test_what_does_not_go_together(by_proxy, by_tokens):
         Detector(its, proxy=chains.proxy)
     with pytest.raises(WatermarkError, match="sampler 'exp', but scheme 'its-free'"):
         Detector(its, score=by_tokens)
-    with pytest.raises(WatermarkError, match="none is given: give one as proxy, such as 'toy'"):
+    with pytest.raises(
+        WatermarkError,
+        match=r"none is given: use Detector\(..., proxy=...\) or detect --proxy, such as 'toy'",
+    ):
         Detector(mark, score=by_proxy)
     for score in ("log", by_tokens):
         with pytest.raises(WatermarkError, match="score is not by a proxy"):

@@ -130,8 +130,8 @@ def test_what_is_no_proxy(model):
     mark = Watermark.create("exp", vocab_size=2 * V, key_length=20)
     found = Detector(mark, proxy=model).detect([[1, 2, V], [1, 2, 3]], resamples=9)
     assert found[0].error == (
-        f"token {V} is outside the proxy's vocabulary of {V} tokens: use a model of the tokenizer that the text is made "
-        "of"
+        f"token {V} is outside the proxy's vocabulary of {V} tokens: use a model of the tokenizer that the text is "
+        "made of"
     )
     assert found[1].error is None
 
@@ -245,7 +245,7 @@ def test_mistakes_of_the_command(wm, named, exp_mark):
     )
     one_line(wm(*DETECT, "--proxy", "tiny", "--score", "log"), "score is not by a proxy")
     default_scores().save("default.json")
-    one_line(wm(*DETECT, "--score", "default.json"), "give one as proxy, such as 'smollm2'")
+    one_line(wm(*DETECT, "--score", "default.json"), "or detect --proxy, such as 'smollm2'")
 
 
 @pytest.mark.model

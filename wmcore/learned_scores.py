@@ -259,7 +259,7 @@ def chosen_scores(
         if isinstance(score, ProxyScores) and score.proxy is None:
             known = f", such as {score.origin.model!r}" if score.origin.model else ""
             raise WatermarkError(
-                f"the scores are by a proxy, but none is given: give one as proxy{known}"
+                f"the scores are by a proxy, but none is given: use Detector(..., proxy=...) or detect --proxy{known}"
             )
         return score  # type: ignore[no-any-return]
     if sampler != "exp":

@@ -110,9 +110,9 @@ class Engine:
         texts = pack(arrays, self.block_length)
         if self.binning is None:
             return texts
-        bins = np.concatenate([self.binning.bins(array) for array in arrays])
-        bonus = np.array([self.binning.bonus(len(array)) for array in arrays], np.int32)
-        return ScoredTexts(texts, bins, bonus, self.binning.scoring)
+        bins = [self.binning.bins(array) for array in arrays]
+        bonus = np.array([self.binning.bonus(part)[-1] for part in bins], np.int32)
+        return ScoredTexts(texts, np.concatenate(bins), bonus, self.binning.scoring)
 
     def units(self, value: np.ndarray) -> np.ndarray:
         """Statistics in user units (nats for exp): float64."""
@@ -204,8 +204,7 @@ class Engine:
     def _prefix_bonus(self, texts: ScoredTexts) -> np.ndarray:
         """The bonus of every prefix of the only text: int32 [m]."""
         assert self.binning is not None
-        lengths = range(1, int(texts.lengths[0]) + 1)
-        return np.array([self.binning.bonus(m) for m in lengths], np.int32)
+        return self.binning.bonus(texts.bins)
 
     def alignment(
         self, tokens: np.ndarray, source: CostSource, block: int, shift: int

@@ -23,7 +23,7 @@ import numpy as np
 
 from wmcore import scores_file
 from wmcore.checks import real_number, string, whole_number
-from wmcore.errors import WatermarkError, reason
+from wmcore.errors import WatermarkError, reason, shown
 from wmcore.proxy import Proxy, as_proxy, read_with
 from wmcore.scores import Scores, ScoreTable, by_level, of_probabilities
 
@@ -257,7 +257,7 @@ def chosen_scores(
         )
     if proxy is None:
         if isinstance(score, ProxyScores) and score.proxy is None:
-            known = f", such as {score.origin.model!r}" if score.origin.model else ""
+            known = f", such as {shown(score.origin.model)}" if score.origin.model else ""
             raise WatermarkError(
                 f"the scores are by a proxy, but none is given: use Detector(..., proxy=...) or detect --proxy{known}"
             )

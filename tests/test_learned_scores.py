@@ -354,6 +354,25 @@ def test_a_text_is_read_once(by_proxy):
     assert seen == [3, 2]
 
 
+def test_the_latest_texts_are_remembered(monkeypatch, by_proxy):
+    monkeypatch.setattr("wmcore.learned_scores._REMEMBERED", 10)
+    seen = []
+
+    def counted(tokens):
+        seen.append(int(tokens[0]))
+        return np.zeros(len(tokens))
+
+    scores = by_proxy.read_by(counted)
+    texts = [np.array([i] * 5) for i in range(10)]
+    for text in texts:
+        scores.bins(text)
+    for text in texts[-2:]:
+        scores.bins(text)
+    assert seen == list(range(10))
+    scores.bins(texts[0])
+    assert seen == [*range(10), 0]
+
+
 def test_torch_numbers_are_taken(by_proxy):
     import torch
 

@@ -11,7 +11,6 @@ A test with these scores stays exact however wrong they are: they are a function
 
 import hashlib
 import os
-import threading
 from copy import copy
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -31,7 +30,7 @@ FLOOR = 0.01
 """The weight of chance in a bin's density: what a replaced token may cost is bounded by it."""
 
 MOST_QUANTILES = 1000
-_REMEMBERED = 1 << 26  # tokens whose bins are kept
+_REMEMBERED = 1 << 25  # tokens, a byte each
 
 
 @dataclass(frozen=True)
@@ -195,34 +194,40 @@ class ProxyScores(LearnedScores):
                 "the scores are by a proxy, but there is none: use Detector(..., proxy=...) or read_by"
             )
         key = hashlib.blake2b(tokens.tobytes(), digest_size=16).digest()
-        with self._known.lock:  # texts one by one, whoever asks
-            found = self._known.get(key)
-            if found is None:
-                z = read_with(self.proxy, tokens)
-                found = np.searchsorted(self.edges, z, side="right").astype(np.uint8)
-                self._known.put(key, found)
+        found = self._known.get(key)
+        if found is None:
+            z = read_with(self.proxy, tokens)
+            bins = np.searchsorted(self.edges, z, side="right").astype(np.uint8)
+            found = self._known.put(key, bins)
         return found
 
 
 class _Memory:
-    """Bins of texts by a digest, the oldest forgotten first; not pickled."""
+    """Bins of texts by a digest: of the latest, `_REMEMBERED` tokens at least; not pickled.
+
+    Without a lock, which a child forked meanwhile would wait for: threads that read one text at once all keep what the
+    first of them found.
+    """
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self._bins: dict[bytes, np.ndarray] = {}
+        self._new: dict[bytes, np.ndarray] = {}
+        self._old: dict[bytes, np.ndarray] = {}
         self._size = 0
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return _Memory, ()
 
     def get(self, key: bytes) -> np.ndarray | None:
-        return self._bins.get(key)
+        """What was put there, unless it is forgotten."""
+        found = self._new.get(key)
+        return self._old.get(key) if found is None else found
 
-    def put(self, key: bytes, bins: np.ndarray) -> None:
-        self._bins[key] = bins
+    def put(self, key: bytes, bins: np.ndarray) -> np.ndarray:
+        """Keep bins (uint8 [m]); those that are kept."""
+        if self._size >= _REMEMBERED:
+            self._old, self._new, self._size = self._new, {}, 0
         self._size += len(bins)
-        while self._size > _REMEMBERED and len(self._bins) > 1:
-            self._size -= len(self._bins.pop(next(iter(self._bins))))
+        return self._new.setdefault(key, bins)
 
 
 @cache

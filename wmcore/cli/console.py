@@ -14,6 +14,7 @@ import typer
 from wmcore.errors import WatermarkError
 from wmcore.records import printable
 from wmcore.schemes import SCHEMES
+from wmcore.scores import SCORES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,7 +76,7 @@ TestScore = Annotated[
     typer.Option(
         "--score",
         metavar="NAME|FILE",
-        help="What free and local schemes add up: log, clipped, mixture, delta, or a file of learn-scores. "
+        help=f"What free and local schemes add up: {', '.join(SCORES)}, or a file of learn-scores. "
         "Default: the scheme's.",
     ),
 ]

@@ -41,7 +41,7 @@ class Binning:
         return np.minimum(bins, ETA_BINS - 1).astype(np.uint8)
 
     def bonus(self, bins: np.ndarray) -> np.ndarray:
-        """What an alignment without gaps gets in every prefix of a text with these bins (uint8 [m]), in units: int32 [m].
+        """What an alignment without gaps gets, in units, in each prefix of a text with these bins (uint8 [m]): int32 [m].
 
         There are many more alignments with gaps, so the best of them is better by chance. This is about what the two
         kinds differ by under the null, so that neither hides the other: a function of the gap and of what a prefix's

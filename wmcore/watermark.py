@@ -141,7 +141,8 @@ class Watermark:
         scheme : str, optional
             Of the same sampler. Default: the watermark's; with scores that it does not take, the free one.
         gap : float, optional
-            Default: the watermark's if scheme is the watermark's, else the scheme's own.
+            Default: that of the scores, if they have one (`ProxyScores`); else the watermark's if scheme is the
+            watermark's; else the scheme's own.
         block_length : int, optional
             0 for the whole text. Default: the watermark's, or the whole text for a scheme that aligns no blocks.
         scores : Scores or str, optional
@@ -162,6 +163,8 @@ class Watermark:
                 f"scheme {chosen.name!r} tests text of the sampler {chosen.sampler!r}, but this watermark writes with "
                 f"{self.sampler!r}: use one of {alike}"
             )
+        if gap is None and isinstance(scores, Scores):
+            gap = scores.gap
         if gap is None:
             gap = self.gap if chosen.name == self.scheme else chosen.gap
         if block_length is None:

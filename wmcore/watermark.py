@@ -163,7 +163,7 @@ class Watermark:
                 f"scheme {chosen.name!r} tests text of the sampler {chosen.sampler!r}, but this watermark writes with "
                 f"{self.sampler!r}: use one of {alike}"
             )
-        if gap is None and isinstance(scores, Scores):
+        if gap is None and isinstance(scores, Scores) and chosen.alignment.scored:
             gap = scores.gap
         if gap is None:
             gap = self.gap if chosen.name == self.scheme else chosen.gap

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from wmcore.costs import CostSource, RankCosts
+from wmcore.costs import CostSource
 from wmcore.kernels.constants import ITS_SCALE, MOST_SCORE_GAP, SCORE_SCALE
 from wmcore.kernels.problem import Scoring
 from wmcore.scores import ETA_BINS, Scores
@@ -35,9 +35,8 @@ class Binning:
         """The bin of each token of a text (int64 [m]): uint8 [m]."""
         if not self.scores.by_eta:
             return self.scores.bins(tokens)
-        assert isinstance(self._source, RankCosts)
-        _, eta = self._source.parts()
-        bins = eta[tokens].astype(np.int64) * ETA_BINS // ITS_SCALE
+        (eta,) = self._source.etas([tokens]) or [tokens]
+        bins = eta.astype(np.int64) * ETA_BINS // ITS_SCALE
         return np.minimum(bins, ETA_BINS - 1).astype(np.uint8)
 
     def bonus(self, bins: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """`Scanner`: documents in, rows of results out. The one place where a scan tokenises and tests, on any engine."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -209,8 +210,10 @@ class Scanner:
         first = at[best - first_piece] + int(found.block[best])
         last = first + (self.detector.engine.block_length or int(found.length[best]))
         p = _corrected(found.p_value[mine])
+        log_e = float(np.logaddexp.reduce(found.log_e[mine])) - math.log(len(at))
         row |= {
             "p_value": p,
+            "log_e": log_e if log_e > -math.inf else None,
             "statistic": float(found.statistic[best]),
             "shift": int(found.shift[best]),
             "window": {"start": first, "end": last},

@@ -108,7 +108,7 @@ def test_ebh_calls_by_e_values(tokens_file, tmp_path):
 
 def test_ebh_needs_e_values(tokens_file, tmp_path):
     for mark, message in [
-        (watermark("its"), "scheme 'its' has no e-values, as exp and exp-edit have"),
+        (watermark("its"), "scheme 'its' has no e-values, as exp, exp-edit, exp-free, exp-local"),
         (Watermark.published("exp", seed=1, generator="mersenne", vocab_size=2048), "rounded"),
     ]:
         with pytest.raises(WatermarkError, match=message):

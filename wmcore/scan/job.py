@@ -212,10 +212,10 @@ def _check_fdr(watermark: Watermark, settings: ScanSettings) -> None:
     if settings.fdr != "ebh":
         return
     scheme = watermark.tested_as(settings.scheme, settings.gap, settings.block_length).scheme
-    if not scheme.cost.evalue:
-        known = [other.name for other in SCHEMES.values() if other.cost.evalue]
+    if not scheme.evalues:
+        known = [other.name for other in SCHEMES.values() if other.evalues]
         raise WatermarkError(
-            f"fdr is 'ebh', but scheme {scheme.name!r} has no e-values, as {' and '.join(known)} have: "
+            f"fdr is 'ebh', but scheme {scheme.name!r} has no e-values, as {', '.join(known)} have: "
             "use 'bh' or 'by'"
         )
     if not watermark.key.fair:

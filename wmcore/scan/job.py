@@ -18,6 +18,7 @@ from wmcore.scan.sources import Source, open_sources
 from wmcore.scan.store import Store
 from wmcore.scan.worker import Scanner
 from wmcore.schemes import SCHEMES
+from wmcore.scores import Scores
 from wmcore.significance import derived_seed
 from wmcore.watermark import Watermark
 
@@ -227,7 +228,7 @@ def _check_fdr(watermark: Watermark, settings: ScanSettings) -> None:
 def _settled(
     watermark: Watermark, store: Store | None, tokenizer: Any, settings: ScanSettings
 ) -> tuple[Any, ScanSettings]:
-    """The tokenizer that is used, and the settings with its name and a seed."""
+    """The tokenizer that is used, and the settings with its name, that of the scores, and a seed."""
     if settings.tokens_field is None:
         tokenizer = tokenizer or settings.tokenizer or watermark.tokenizer
         if tokenizer is None:
@@ -243,6 +244,8 @@ def _settled(
             f"the proven bound for strong watermarks: use a window of {watermark.key_length}",
             stacklevel=4,
         )
+    scores = settings.scores(watermark)
+    settings = replace(settings, score_name=scores.name if isinstance(scores, Scores) else scores)
     if settings.seed is None:
         seed = secrets.randbits(63)
         if store is not None and (store.path / MANIFEST).exists():

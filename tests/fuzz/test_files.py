@@ -32,7 +32,8 @@ def folder(tmp_path_factory):
 
 def _written():
     """The bytes of a watermark file of each kind."""
-    marks = [mark(scheme, block) for scheme, block in zip(SCHEMES, [None, 4, None, 8], strict=True)]
+    blocks = {"exp-edit": 4, "its-edit": 8}
+    marks = [mark(scheme, blocks.get(scheme)) for scheme in SCHEMES]
     marks.append(Watermark.create("exp", key=PublishedKey(SEED), **SIZES))
     files = []
     with tempfile.TemporaryDirectory() as folder:

@@ -6,8 +6,9 @@
    hits.
 3. *Bound* (optional): where a proven bound G is at most eps = 1 / (100 (T + 1)), p = G, and no resample is made; every
    other p has eps added. For its costs G is that of `tail.py`, from phi alone. For exp costs it is twice the less of
-   that and of 1 / E, the e-value over edit paths (`kernels/cpu/evalue.py`): twice, because either may be the less. A
-   text that stopped in the first pass gets no e-value, which can only make G larger.
+   that and of 1 / E, the e-value over edit paths (`kernels/cpu/evalue.py`): twice, because either may be the less. For
+   a local alignment the bound of the best segment without gaps (`segments.py`) takes the place of that from phi. A text
+   that stopped in the first pass gets no e-value, which can only make G larger.
 
 Why p is valid, P(p <= a) <= a without a watermark. Leave the bound out at first. Without a first pass p is that of the
 full test. With one, for a < h1 / T1, p <= a means that the text passed and p2 <= a, and p2 is valid. For a >= h1 / T1,
@@ -37,7 +38,9 @@ from wmcore.costs import CostSource
 from wmcore.engine import Engine
 from wmcore.errors import WatermarkError
 from wmcore.kernels.cpu import threads as pool
-from wmcore.kernels.problem import Fits
+from wmcore.kernels.problem import Fits, ScoredTexts
+from wmcore.schemes import LOCAL
+from wmcore.segments import log_segment_bound
 from wmcore.significance import derived_seed, permutation_test
 from wmcore.statistic import Statistic
 from wmcore.tail import log_bound
@@ -125,14 +128,16 @@ class Subject:
 class Columns:
     """Results of N texts, an array each.
 
-    p_value, statistic : float64; shift, block, length, resamples, hits : int64; method : str, as in `Detection`, and
-    "first" for a text that stopped in the first pass. p_error : float64, NaN but for calibrated p-values.
+    p_value, statistic : float64; shift, block, stop (one past the last token aligned), length, resamples, hits : int64;
+    method : str, as in `Detection`, and "first" for a text that stopped in the first pass. p_error : float64, NaN but
+    for calibrated p-values.
     """
 
     p_value: np.ndarray
     statistic: np.ndarray
     shift: np.ndarray
     block: np.ndarray
+    stop: np.ndarray
     length: np.ndarray
     resamples: np.ndarray
     hits: np.ndarray
@@ -142,7 +147,7 @@ class Columns:
     @classmethod
     def empty(cls, count: int) -> "Columns":
         """Room for `count` texts."""
-        whole = ("shift", "block", "length", "resamples", "hits")
+        whole = ("shift", "block", "stop", "length", "resamples", "hits")
         return cls(
             p_value=np.zeros(count),
             statistic=np.zeros(count),
@@ -261,6 +266,7 @@ def _describe(
         statistic=subject.engine.units(fits.value),
         shift=fits.tau,
         block=fits.block,
+        stop=fits.stop,
         length=lengths,
     )
 
@@ -274,6 +280,11 @@ def _look_up(calibration: "Calibration", columns: Columns, at: np.ndarray) -> No
     p = (1 + hits) / (total + 1)
     error = np.sqrt(p * (1 - p) / (total + 1))
     columns.set(at, p_value=p, hits=hits, resamples=total, method="calibrated", p_error=error)
+
+
+def bound_value(log_g: float) -> float:
+    """G, no less than LEAST_P. By math.exp, not NumPy's: the same digits whatever else is in a batch."""
+    return max(math.exp(max(log_g, -800.0)), LEAST_P)
 
 
 def _proven(
@@ -295,11 +306,13 @@ def _proven(
         if len(tried):
             texts = engine.pack([arrays[i] for i in tried.tolist()])
             log_p = _ROUNDING - engine.log_evalues(texts, subject.source)
+            if isinstance(texts, ScoredTexts) and subject.statistic.scheme.alignment == LOCAL:
+                segments = log_segment_bound(engine, subject.source, texts, texts.lengths)
+                log_p = np.minimum(log_p, segments)
             bounds[tried] = np.minimum(bounds[tried], log_p)
         bounds = np.minimum(0.0, bounds + math.log(2))  # the less of two p-values, times two
     proven = bounds <= math.log(plan.epsilon)
-    # math.exp, not NumPy's: the same digits whatever else is in the batch.
-    p = [max(math.exp(max(bound, -800.0)), LEAST_P) for bound in bounds[proven].tolist()]
+    p = [bound_value(bound) for bound in bounds[proven].tolist()]
     columns.set(np.flatnonzero(proven), p_value=np.array(p), method="bound")
     return proven
 

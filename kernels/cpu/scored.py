@@ -389,7 +389,7 @@ def trace_scratch(n):
 
 @njit(nogil=True)
 def trace_text(problem, scored, a, costs, tables, trace, prefixes):
-    """(value, block, tau) of text a under one key: the statistic, the first token aligned, the key row it starts at.
+    """(value, block, stop, tau) of text a under one key: the statistic, the tokens aligned, the key row they start at.
 
     costs: `CostTable` of numbers; tables: `cost_tables`; prefixes: None, or (bonus, out), int32 [m] each: the bonus of
     every prefix, and where its statistic goes.
@@ -401,6 +401,7 @@ def trace_text(problem, scored, a, costs, tables, trace, prefixes):
     source = costs.source[texts.distinct_offsets[a] :]
     local = problem.alignment == LOCAL
     value, block, tau = np.int32(0 if local else MOST), np.int64(0), np.int64(0)
+    stop = np.int64(0 if local else m)
     _trace_start(problem, trace)
     for i in range(m):
         numbers = costs.matrix[source[texts.inverse[first + i]]]
@@ -414,6 +415,7 @@ def trace_text(problem, scored, a, costs, tables, trace, prefixes):
             found = _clip(trace.state[j] - gamma)
             if found < value:
                 value, block, tau = found, trace.token[j], (trace.row[j] + 1) % n
+                stop = np.int64(i + 1)
         if not local:
             bonus = scored.bonus[a] if prefixes is None else prefixes[0][i]
             for j in range(n):
@@ -422,7 +424,7 @@ def trace_text(problem, scored, a, costs, tables, trace, prefixes):
                     value, block, tau = found, np.int64(0), (j - i) % n
         if prefixes is not None:
             prefixes[1][i] = value
-    return value, block, tau
+    return value, block, stop, tau
 
 
 @njit(nogil=True, cache=True)
@@ -432,9 +434,9 @@ def observe(problem, scored, members, costs, best, fits):
     trace = trace_scratch(problem.n)
     tables = cost_tables(scored.scoring, problem.gamma)
     for a in members:
-        value, block, tau = trace_text(problem, scored, a, costs, tables, trace, None)
+        value, block, stop, tau = trace_text(problem, scored, a, costs, tables, trace, None)
         if value <= best[a]:
-            fits.value[a], fits.block[a], fits.tau[a] = value, block, tau
+            fits.value[a], fits.block[a], fits.stop[a], fits.tau[a] = value, block, stop, tau
 
 
 @njit(nogil=True, cache=True)
@@ -460,6 +462,37 @@ def log_evalues(problem, scored, members, costs, prior, out):
             for j in range(n):
                 f[i, j] = factors[scoring.levels[numbers[j]]]
         out[a] = log_e_of(f, np.arange(m), prior)
+
+
+@njit(nogil=True, cache=True)
+def log_segments(problem, scored, members, costs, out):
+    """out[a] = the largest sum of log factors of the member texts (int64) along a diagonal: float64 [N].
+
+    A segment meets one key row after the other. One that reaches n tokens ends there, and the next starts at 0.
+    """
+    n = problem.n
+    texts, scoring = scored.texts, scored.scoring
+    logs = np.log(scoring.factors)
+    total = np.empty(n)
+    used = np.empty(n, np.int64)
+    for a in members:
+        first, last = texts.offsets[a], texts.offsets[a + 1]
+        source = costs.source[texts.distinct_offsets[a] :]
+        total[:] = 0.0
+        used[:] = 0
+        best = 0.0
+        for i in range(first, last):
+            numbers = costs.matrix[source[texts.inverse[i]]]
+            table = logs[scored.bins[i]]
+            before, length = total[n - 1], used[n - 1]
+            for j in range(n):  # hot loop
+                new, size = before + table[scoring.levels[numbers[j]]], length + 1
+                before, length = total[j], used[j]
+                best = max(best, new)
+                keep = new > 0.0 and size < n
+                total[j] = new if keep else 0.0
+                used[j] = size if keep else 0
+        out[a] = best
 
 
 @njit(nogil=True, cache=True)

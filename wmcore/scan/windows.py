@@ -82,13 +82,3 @@ class Encoder:
                 encoding, slow = self._core.encode(text, add_special_tokens=False), True
             results.append((ids, encoding if slow else None))
         return results
-
-
-def characters(encoding: Any, first: int, last: int) -> tuple[int, int] | None:
-    """The characters (start, end) of tokens first .. last - 1, or None where the tokenizer does not tell."""
-    if encoding is None:
-        return None
-    start, end = encoding.token_to_chars(first), encoding.token_to_chars(last - 1)
-    if start is None or end is None:
-        return None
-    return int(start[0]), int(end[1])

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from wmcore.calibration import Calibration
+from wmcore.characters import characters
 from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
 from wmcore.plan import Columns, run
 from wmcore.records import Document
 from wmcore.scan.batch import Batch
 from wmcore.scan.settings import ScanSettings
-from wmcore.scan.windows import Encoder, characters, check_window, starts
+from wmcore.scan.windows import Encoder, check_window, starts
 from wmcore.significance import derived_seed
 from wmcore.statistic import WHOLE_TEXT
 from wmcore.watermark import Watermark

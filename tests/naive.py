@@ -326,7 +326,7 @@ def scored_statistic(costs, gamma, bonus, local):
 
 
 def best_segment(scores):
-    """(sum, first token, stop, row of the first) of the segment without gaps, of at most n tokens, with the largest sum.
+    """(sum, first token, stop, row of the first) of the gapless segment of at most n tokens with the largest sum.
 
     scores: [m][n] floats, summed along the cyclic diagonal; (0.0, 0, 0, 0) where none is positive.
     """

@@ -199,7 +199,7 @@ def test_characters_of_spans():
 def test_what_it_refuses():
     detector = Detector(Watermark.create("exp", vocab_size=V))
     for options, message in (
-        ({"level": 2}, "level is 2.0, but must be a number from 0 to 1"),
+        ({"level": 2}, "level is 2, but must be a number from 0 to 1"),
         ({"resamples": 0}, "resamples is 0, but must be a whole number"),
         ({"seed": "x"}, "seed is 'x', but must be a whole number"),
     ):

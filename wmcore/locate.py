@@ -77,6 +77,23 @@ class Span:
         return {name: getattr(self, name) for name in names}
 
 
+def local_detector(detector: Detector) -> Detector:
+    """The detector itself if it aligns locally, else one that does: what `locate` works with."""
+    statistic = detector.statistic
+    if statistic.scheme.alignment == LOCAL:
+        return detector
+    scheme = named(statistic.scheme.cost, LOCAL)
+    assert scheme is not None
+    return Detector(
+        detector.watermark,
+        scheme=scheme.name,
+        score=statistic.scores,
+        backend=detector.backend,
+        threads=detector.threads,
+        tokenizer=detector.tokenizer,
+    )
+
+
 def locate(
     detector: Detector,
     text: Any,
@@ -117,7 +134,7 @@ def locate(
     """
     level = real_number("level", level, 0, 1)
     resamples = whole_number("resamples", resamples, 1, MOST)
-    local = _local(detector)
+    local = local_detector(detector)
     batch = local.read([text])
     if batch.failed:
         raise WatermarkError(batch.failed[0][1])
@@ -212,23 +229,6 @@ def _best_part(costs: list[int], drop: float) -> tuple[slice, int]:
         elif total >= 0 or total > least + drop:
             total, least, first = 0, 0, i + 1
     return part, best
-
-
-def _local(detector: Detector) -> Detector:
-    """The detector, or one of its sampler's local scheme."""
-    statistic = detector.statistic
-    if statistic.scheme.alignment == LOCAL:
-        return detector
-    scheme = named(statistic.scheme.cost, LOCAL)
-    assert scheme is not None
-    return Detector(
-        detector.watermark,
-        scheme=scheme.name,
-        score=statistic.scores,
-        backend=detector.backend,
-        threads=detector.threads,
-        tokenizer=detector.tokenizer,
-    )
 
 
 def _encoding(detector: Detector, text: Any) -> Any:

@@ -11,6 +11,7 @@ from wmcore.kernels.problem import Problem
 from wmcore.schemes import SCHEMES
 
 PAPER = [name for name, scheme in SCHEMES.items() if not scheme.alignment.scored]
+WHOLE_OR_BLOCKS = [(name, False) for name in SCHEMES] + [(name, True) for name in PAPER]
 """The schemes whose statistic is a sum of token costs over blocks and windows, as in the paper."""
 SCORED = [name for name in SCHEMES if name not in PAPER]
 """Those that add up scores over whole texts."""

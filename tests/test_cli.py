@@ -48,7 +48,7 @@ def test_keygen_writes_a_secret_file_and_shows_no_secret(wm, mark):
         (("--scheme", "exp", "--vocab-size", 9, "--block-length", 0), "block_length"),
         (("--scheme", "exp-edit", "--vocab-size", 9, "--gap", -1), "gap"),
         (("--scheme", "exp-edit", "--vocab-size", 9, "--gap", "nan"), "gap"),
-        (("--vocab-size", 9), "Missing option '--scheme'"),
+        (("--scheme", "exp-fre", "--vocab-size", 9), "scheme 'exp-fre' is not known"),
         (("--scheme", "exp", "--vocab-size", 9, "--colour", "red"), "No such option.*--colour"),
     ],
 )

@@ -3,16 +3,18 @@
 import numpy as np
 import pytest
 import test_backends
+import test_cuda_scored
 import tiny
+from matrices import PAPER, WHOLE_OR_BLOCKS
 from test_backends import KEY, make_problem
 from test_cuda_sample import DOMAIN_EXP, SECRET, exp_tokens, its_tokens, make_logits
 
-from wmcore import SCHEMES, Detector, Key, Watermark, WatermarkError, sampling
+from wmcore import Detector, Key, Watermark, WatermarkError, sampling
 from wmcore.kernels import load, resolve
 from wmcore.kernels.cuda import device as cuda_device
 from wmcore.kernels.cuda.backend import CudaBackend
 from wmcore.kernels.cuda.sample import ExpSampler, ItsSampler
-from wmcore.kernels.problem import Resamples, pack
+from wmcore.kernels.problem import Problem, Resamples, pack
 
 cpu, cuda = load("cpu"), load("cuda")
 pytestmark = pytest.mark.gpu
@@ -42,9 +44,9 @@ def torch(works):
     return torch
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("block_length", [None, 50])
-def test_detection_at_full_size(scheme, block_length):
+@pytest.mark.parametrize(("scheme", "blocks"), WHOLE_OR_BLOCKS)
+def test_detection_at_full_size(scheme, blocks):
+    block_length = 50 if blocks else None
     watermark = Watermark.create(
         scheme, vocab_size=49152, key=Key(bytes(32)), block_length=block_length
     )
@@ -182,16 +184,26 @@ def test_generation_on_the_device(torch):
 
 
 def test_tiles_beside_shared_memory(beside):
-    for scheme in SCHEMES:
+    for scheme in PAPER:
         test_backends.test_ranges_batches_and_texts_of_limit_0(beside, scheme)
         test_backends.test_lengths_around_strips(beside, scheme, 300, None)
+    scored_alignments(beside)
+
+
+def scored_alignments(backend):
+    """Every kernel of scored.cu."""
+    for cost, alignment in test_cuda_scored.KINDS:
+        problem = Problem(cost, alignment, 256, 58, 60, 59)
+        scored = test_cuda_scored.make([200, 33, 300], bins=32)
+        test_cuda_scored.compare(backend, problem, scored, 32, 163)
 
 
 def test_sanitizer_case():
     """A short walk through every kernel, for compute-sanitizer."""
-    for scheme in SCHEMES:
+    for scheme in PAPER:
         test_backends.test_ranges_batches_and_texts_of_limit_0(cuda, scheme)
         test_backends.test_lengths_around_strips(cuda, scheme, 300, None)
+    scored_alignments(cuda)
     test_backends.test_long_prefixes(cuda)
     test_backends.test_costs(cuda, 40)
     device = cuda_device.device()

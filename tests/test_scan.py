@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,17 +14,19 @@ import numpy as np
 import pytest
 from scans import OPTIONS, corpus, marked, ordinary, shard_bytes, watermark
 
-from wmcore import WatermarkError
+from wmcore import Detector, Watermark, WatermarkError
 
 pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402
 
+from wmcore.plan import log_evalues  # noqa: E402
 from wmcore.records import Document  # noqa: E402
 from wmcore.scan import ScanSettings, scan  # noqa: E402
 from wmcore.scan.batch import Batch  # noqa: E402
 from wmcore.scan.manifest import read_manifest  # noqa: E402
+from wmcore.scan.page import render  # noqa: E402
 from wmcore.scan.store import read_shard, shards  # noqa: E402
-from wmcore.scan.windows import window_and_stride  # noqa: E402
+from wmcore.scan.windows import starts, window_and_stride  # noqa: E402
 from wmcore.scan.worker import Scanner  # noqa: E402
 
 MARK = watermark()
@@ -65,6 +68,69 @@ def test_finds_what_is_marked(whole):
     assert len(planted - called) <= 1
     assert len([i for i in called if i[0] == "d"]) <= 1
     assert summary["hits"] == len(called)
+
+
+def test_ebh_calls_by_e_values(tokens_file, tmp_path):
+    """log_e is that of the mean over the windows that passed; q is e-BH's; the page and the summary say so."""
+    out = tmp_path / "out"
+    rows = list(scan(tokens_file, MARK, out, **{**OPTIONS, "fdr": "ebh"}))
+    detector = Detector(MARK)
+    table = pa.concat_tables([read_shard(path) for *_, path in shards(out)]).to_pylist()
+    assert [r["log_e"] for r in table] == [r["log_e"] for r in rows]
+    lines = [json.loads(line)["tokens"] for line in tokens_file.read_text().splitlines()]
+    made = 0
+    for row in table:
+        if row["log_e"] is None:
+            assert row["method"] == "first"
+            continue
+        made += 1
+        tokens = np.array(lines[row["position"]])
+        pieces = [tokens[s : s + 64] for s in starts(len(tokens), 64, 32)]
+        full = np.logaddexp.reduce(log_evalues(detector.subject, pieces)) - np.log(len(pieces))
+        assert row["log_e"] <= full + 1e-9
+        if row["windows"] == 1 or row["log_e"] > 10:
+            assert row["log_e"] == pytest.approx(full, abs=0.1 if row["windows"] > 1 else 1e-9)
+    assert 20 <= made <= 80
+    e = np.exp([-np.inf if r["log_e"] is None else r["log_e"] for r in table])
+    ordered = np.sort(e)[::-1]
+    ratios = 450 / (np.arange(1, 451) * np.maximum(ordered, 1e-300))
+    q = [min(1.0, ratios[ordered <= x].min()) for x in e]
+    assert [r["q_value"] for r in table] == pytest.approx(q)
+    summary = read_manifest(out)["summary"]
+    called = [r["id"] for r in table if r["q_value"] <= 0.01]
+    assert summary["hits"] == len(called) >= 18
+    assert 1 / summary["threshold"] == pytest.approx(
+        min(x for x, y in zip(e, q, strict=True) if y <= 0.01)
+    )
+    assert not [i for i in called if i[0] == "d"]
+    assert "whatever the documents have in common" in render(out)
+
+
+def test_ebh_needs_e_values(tokens_file, tmp_path):
+    for mark, message in [
+        (watermark("its"), "scheme 'its' has no e-values, as exp and exp-edit have"),
+        (Watermark.published("exp", seed=1, generator="mersenne", vocab_size=2048), "rounded"),
+    ]:
+        with pytest.raises(WatermarkError, match=message):
+            list(scan(tokens_file, mark, tmp_path / "out", **{**OPTIONS, "fdr": "ebh"}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_outputs_of_versions_without_e_values_go_on(tokens_file, whole, tmp_path):
+    """Their shards lack log_e: they are read, shown and finished, and a lost one is made anew, with it."""
+    out = tmp_path / "out"
+    shutil.copytree(whole[1], out)
+    for *_, path in shards(out):
+        pq.write_table(pq.read_table(path, partitioning=None).drop_columns("log_e"), path)
+    manifest = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").write_text(json.dumps({**manifest, "summary": None}))
+    assert render(whole[1])
+    next(out.glob("part-*-000000002.parquet")).unlink()
+    assert len(list(scan(tokens_file, MARK, out, **OPTIONS))) == 100
+    assert read_manifest(out)["summary"] == manifest["summary"]
+    assert render(out)
+    column = [read_shard(path)["log_e"].null_count for *_, path in shards(out)]
+    assert column[0] == 100 > column[2]
 
 
 def test_long_documents_show_the_best_window(whole):
@@ -176,7 +242,6 @@ def test_encoder_is_the_tokenizer(byte_tokenizer):
 
 def test_rows_are_those_of_the_detector(whole, tokens_file):
     """A document in one window that passes the first pass has the p of a plain detection, plus epsilon."""
-    from wmcore import Detector
     from wmcore.significance import derived_seed
 
     settings = ScanSettings(**OPTIONS)
@@ -380,6 +445,7 @@ def test_blocks_within_windows():
         ({"window": 0}, "window is 0"),
         ({"first": "guess"}, "first is 'guess'"),
         ({"fdr": "x"}, "fdr is 'x'"),
+        ({"controls": 1, "fdr": "ebh"}, "leave one of them out"),
         ({"first_stop": 50}, "first_stop is 50"),
         ({"controls": -1}, "controls is -1"),
         ({"controls": 10_000}, "controls is 10000, but must be a whole number from 0 to 9999"),
@@ -398,8 +464,6 @@ def test_an_unknown_setting_is_an_error():
 
 def test_datasets_map_takes_a_detector(tokens_file):
     datasets = pytest.importorskip("datasets")
-    from wmcore import Detector
-
     datasets.disable_progress_bars()
     detector = Detector(MARK, threads=1)
     records = [json.loads(line) for line in tokens_file.read_text().splitlines()[:40]]

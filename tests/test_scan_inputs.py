@@ -285,6 +285,7 @@ def test_shards_of_other_columns_are_damaged(tokens_file, tmp_path, table):
         ("p_value", [-0.5]),
         ("p_value", [2.0]),
         ("q_value", [float("inf")]),
+        ("log_e", [float("nan")]),
         ("length", [None]),
         ("length", [-1]),
         ("windows", [None]),

@@ -13,10 +13,11 @@ from wmcore import Detector, Key, Watermark
 
 pytest.importorskip("pyarrow")
 
+from wmcore.plan import log_evalues
 from wmcore.records import Document
 from wmcore.scan import ScanSettings
 from wmcore.scan.batch import Batch
-from wmcore.scan.fdr import PValues, false_bound
+from wmcore.scan.fdr import PValues, false_bound, one_over
 from wmcore.scan.windows import starts
 from wmcore.scan.worker import Scanner
 
@@ -39,6 +40,71 @@ def test_q_values_are_those_of_scipy(ranks, piece):
         q = counted.q_values(method)[np.searchsorted(counted.p, p)]
         expected = scipy_stats.false_discovery_control(p, method=method)
         np.testing.assert_allclose(q, expected, rtol=1e-12)
+
+
+def ebh(e, level):
+    """The documents that e-BH calls, from its definition: E >= N / (level k) for the largest k that has k of them."""
+    n = len(e)
+    most = max((k for k in range(1, n + 1) if np.sum(e >= n / (level * k)) >= k), default=0)
+    return e >= n / (level * most) if most else np.zeros(n, bool)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.integers(-3, 40), min_size=1, max_size=60),
+    st.sampled_from([0.5, 0.1, 0.01, 1e-5]),
+)
+def test_q_values_of_e_values_are_those_of_the_definition(logs, level):
+    """q <= level calls what e-BH calls at that level; E = 0 for -3, which stands for one that was not made."""
+    log_e = np.where(np.array(logs) == -3, np.nan, np.array(logs) / 2)
+    e = np.nan_to_num(np.exp(log_e), nan=0.0)
+    counted = PValues.count([one_over(log_e)])
+    q = counted.q_values("ebh")[np.searchsorted(counted.p, one_over(log_e))]
+    for a in (level, 1.0000001 * level):
+        near = np.abs(q / a - 1) < 1e-9  # where rounding decides
+        assert ((q <= a) == ebh(e, a))[~near].all()
+    by_hand = [
+        min([1.0, *(len(e) / (k * x) for k, x in enumerate(sorted(e)[::-1], 1) if 0 < x <= mine)])
+        for mine in e.tolist()
+    ]
+    assert q == pytest.approx(by_hand)
+
+
+def test_e_values_without_end_are_cut_on_the_safe_side():
+    assert one_over(np.array([1e6, 690.0])).tolist() == [math.exp(-690.0)] * 2
+    assert one_over(np.array([np.nan, -5.0, -np.inf, 0.0])).tolist() == [1.0] * 4
+
+
+def test_ebh_holds_where_documents_depend():
+    """All 50 false E are large together, in a tenth of 20,000 times: the worst case, just within the level of 0.1."""
+    rng = np.random.default_rng(0)
+    level, times = 0.1, 20_000
+    shares = []
+    for _ in range(times):
+        log_e = np.concatenate(
+            [np.full(50, math.log(10.001) if rng.random() < 1 / 10.001 else np.nan), [9.0] * 10]
+        )
+        counted = PValues.count([one_over(log_e)])
+        called = counted.q_values("ebh")[np.searchsorted(counted.p, one_over(log_e))] <= level
+        assert called[50:].all()
+        shares.append(called[:50].sum() / called.sum())
+    expected = 50 / 60 / 10.001
+    error = 4 * 50 / 60 * math.sqrt(0.09 / times)
+    assert expected + error < level
+    assert abs(np.mean(shares) - expected) <= error
+
+
+def test_ebh_of_texts_under_one_key():
+    """Unmarked documents that share frequent tokens: P(any is called at 0.1) <= 0.1 over 1,000 keys."""
+    rng = np.random.default_rng(1)
+    documents = [ordinary(rng, 24) for _ in range(40)]
+    called = 0
+    for key in range(1000):
+        subject = Detector(watermark(key=5000 + key, key_length=32), threads=1).subject
+        log_e = log_evalues(subject, documents)
+        counted = PValues.count([one_over(log_e)])
+        called += counted.q_values("ebh").min() <= 0.1
+    assert called <= 100 + 4 * math.sqrt(90)
 
 
 def test_counts_survive_merging(monkeypatch):

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matrices import SCORED, SEED_KEY
 
-from wmcore import Detector, Watermark, WatermarkError
+from wmcore import Detector, Watermark, WatermarkError, attacks
 from wmcore.kernels.constants import LEVELS
+from wmcore.kernels.cpu import evalue
 from wmcore.kernels.problem import (
     EXP,
     FREE,
@@ -281,3 +282,50 @@ def test_what_scores_refuse():
         Detector(Watermark.create("its-free", vocab_size=V), score="log")
     blocks = Watermark.create("exp", vocab_size=V, block_length=5)
     assert Detector(blocks, scheme="exp-free").statistic.block_length is None
+
+
+@settings(max_examples=30, deadline=None)
+@given(case=cases(), seed=st.integers(0, 99))
+def test_e_values_count_every_path(backend, case, seed):
+    problem, scored = case
+    scored = scored.take(np.array([0]))
+    m = min(int(scored.lengths[0]), 4, problem.n)
+    texts = scored.texts._replace(inverse=scored.texts.inverse[:m], offsets=np.array([0, m]))
+    factors = np.random.default_rng(seed).uniform(0.1, 5, scored.scoring.costs.shape)
+    scored = scored._replace(texts=texts, scoring=scored.scoring._replace(factors=factors))
+    costs, number = key_numbers(problem, scored, seed)
+    inverse, bins = part(scored, 0)
+    factors, level = scored.scoring.factors, scored.scoring.levels
+    f = [
+        [float(factors[b, level[number(0)(i, j)]]) for j in range(problem.n)]
+        for i, b in zip(inverse, bins, strict=True)
+    ]
+    prior = evalue.Prior()
+    expected = naive.evalue(f, prior.jump, prior.insertion, prior.run, evalue.BLOCKS)
+    (found,) = backend.log_evalues_scored(problem, scored, costs, 1)
+    assert found == pytest.approx(math.log(expected), abs=1e-9)
+
+
+@pytest.mark.parametrize("scheme", ["exp-free", "its-free"])
+def test_one_over_e_is_a_p_value(scheme):
+    """P(1/E <= a) <= a over 4,000 keys, to 4 standard errors; and E is not always small."""
+    rng = np.random.default_rng(3)
+    text = rng.integers(0, 12, size=20)
+    logs = []
+    for _ in range(4000):
+        detector = Detector(Watermark.create(scheme, vocab_size=V, key_length=24), backend="cpu")
+        logs.append(detector.engine.log_evalues(detector.engine.pack([text]), detector.costs)[0])
+    logs = np.array(logs)
+    for a in (1e-1, 1e-2, 1e-3):
+        assert (logs >= -math.log(a)).mean() <= a + 4 * math.sqrt(a / len(logs))
+    assert 0.5 <= np.minimum(np.exp(logs), 20).mean() <= 1 + 4 * 20 / math.sqrt(len(logs))
+
+
+@pytest.mark.parametrize("scheme", SCORED)
+def test_a_strong_mark_has_a_proven_p(scheme):
+    watermark = Watermark.create(scheme, vocab_size=500, key_length=256)
+    text = attacks.damage(marked(watermark, 120, 9), 0.1, vocab_size=500, seed=1)
+    (found,) = Detector(watermark).detect([text])
+    assert (found.method, found.p_value < 1e-7) == ("bound", True)
+    other = Watermark.create(scheme, vocab_size=500, key_length=256)
+    assert Detector(other).detect([text])[0].p_value > 1e-3

@@ -4,7 +4,7 @@ A source is made by `Key.costs` or `PublishedKey.costs`. Its `table` gives costs
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,10 @@ class CostSource:
     def numbers(self, tokens: np.ndarray, backend: Backend) -> CostTable:
         """The upper 16 bits of the key's numbers of tokens (int64 [U], repeats allowed), in place of costs."""
         raise NotImplementedError
+
+    def etas(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray] | None:
+        """eta of each token of each text, in cost units; None where a cost is not made of a rank."""
+        return None
 
 
 class ChaChaCosts(CostSource):
@@ -109,15 +113,19 @@ class RankCosts(CostSource):
         self._parts: tuple[np.ndarray, np.ndarray] | None = None
 
     def matrix(self, tokens: np.ndarray, backend: Backend, threads: int) -> np.ndarray:
-        u, eta = self.parts()
+        u, eta = self._both()
         costs = u[None, :] - eta[tokens][:, None]
         return np.abs(costs, out=costs)
 
     def numbers(self, tokens: np.ndarray, backend: Backend) -> CostTable:
-        u, _ = self.parts()
+        u, _ = self._both()
         return CostTable(u.astype(np.uint16)[None], np.zeros(len(tokens), np.int64))
 
-    def parts(self) -> tuple[np.ndarray, np.ndarray]:
+    def etas(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        _, eta = self._both()
+        return [eta[tokens] for tokens in arrays]
+
+    def _both(self) -> tuple[np.ndarray, np.ndarray]:
         """u of each row and eta of each token, in cost units: int32 [n], int32 [V]."""
         if self._parts is None:
             u, order = self._make()

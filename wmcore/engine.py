@@ -110,9 +110,9 @@ class Engine:
         texts = pack(arrays, self.block_length)
         if self.binning is None:
             return texts
-        bins = np.concatenate([self.binning.bins(array) for array in arrays])
-        bonus = np.array([self.binning.bonus(len(array)) for array in arrays], np.int32)
-        return ScoredTexts(texts, bins, bonus, self.binning.scoring)
+        bins = [self.binning.bins(array) for array in arrays]
+        bonus = np.array([self.binning.bonus(part)[-1] for part in bins], np.int32)
+        return ScoredTexts(texts, np.concatenate(bins), bonus, self.binning.scoring)
 
     def units(self, value: np.ndarray) -> np.ndarray:
         """Statistics in user units (nats for exp): float64."""
@@ -161,12 +161,13 @@ class Engine:
         members = np.arange(texts.size)
         return self.backend.log_evalues(self.problem, texts, costs, members, self.threads)
 
-    def log_segments(self, texts: ScoredTexts, source: CostSource) -> np.ndarray:
+    def log_segments(self, texts: Packed, source: CostSource) -> np.ndarray:
         """M of each text, float64 [N]: the largest sum of log factors, in nats, along a segment without gaps, of at
         most n tokens. n m exp(-M) is a p-value (`plan.py`)."""
         parts = self._parts(texts)
         if len(parts) > 1:
             return np.concatenate([self.log_segments(texts.take(part), source) for part in parts])
+        assert isinstance(texts, ScoredTexts)
         numbers = source.numbers(texts.distinct, self.backend)
         return self.backend.log_segments(self.problem, texts, numbers, self.threads)
 
@@ -213,8 +214,7 @@ class Engine:
     def _prefix_bonus(self, texts: ScoredTexts) -> np.ndarray:
         """The bonus of every prefix of the only text: int32 [m]."""
         assert self.binning is not None
-        lengths = range(1, int(texts.lengths[0]) + 1)
-        return np.array([self.binning.bonus(m) for m in lengths], np.int32)
+        return self.binning.bonus(texts.bins)
 
     def alignment(
         self, tokens: np.ndarray, source: CostSource, block: int, shift: int

@@ -1,18 +1,26 @@
-"""Which of many keys, if any, is in a text: one pool of resampled keys for all of them."""
+"""Which of many keys, if any, is in a text: a proven bound, or one pool of resampled keys for all of them.
 
+p is K times that of the best of K keys (Bonferroni), and G, the proven bound of `wmcore.plan`, K times the best key's.
+The mean of the K e-values is an e-value, too, but all keys but the right one have an E of about 1 or less: only the
+best key's is made, the others count as 0, and K / E is one over that mean.
+"""
+
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from wmcore.checks import whole_number
 from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
 from wmcore.kernels.constants import NOTHING
-from wmcore.plan import MOST, STOP_AFTER
+from wmcore.plan import STOP_AFTER, Plan, Subject, bound_value, log_evalues, log_proven
 from wmcore.significance import permutation_test
 from wmcore.watermark import Watermark
+
+RESAMPLES = 99_999
+"""T unless something else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +32,8 @@ class Identification:
     index : int or None
         Which watermark fits best (the first among equals). Believe it only if p_value is small.
     p_value : float or None
-        min(1, K p), p the permutation p-value of the best key: valid for "no key is in the text", whatever the keys.
-        The least possible is K / (T + 1).
+        min(1, K p), p that of the best key: valid for "no key is in the text", whatever the keys. A proven bound
+        (then `resamples` is 0), or from resamples: at least K / (T + 1).
     statistic, shift, block, length, resamples, error
         As in `Detection`, for the best key.
     """
@@ -44,7 +52,7 @@ def identify(
     texts: Sequence[Any],
     watermarks: Sequence[Watermark],
     *,
-    resamples: int = 99_999,
+    resamples: int | None = None,
     stop_after: int | None = STOP_AFTER,
     seed: int | None = None,
     backend: str = "auto",
@@ -62,8 +70,11 @@ def identify(
         As for `Detector.detect`.
     watermarks : sequence of Watermark
         Of one scheme and the same sizes; they differ in the key (see `Key.derive`).
-    resamples, stop_after, seed
-        As for `Detector.detect`; resamples must well exceed K for a small p_value to be possible.
+    resamples : int, optional
+        T: instead of the default, the plain permutation test. Must well exceed K for a small p_value to be possible.
+        Default: a proven bound for strongly watermarked texts, 99,999 resamples for the rest.
+    stop_after, seed
+        As for `Detector.detect`.
     backend, threads, tokenizer
         As for `Detector`.
 
@@ -79,9 +90,10 @@ def identify(
     TypeError
         For something that is no watermark.
     """
-    resamples = whole_number("resamples", resamples, 1, MOST)
-    if stop_after is not None:
-        stop_after = whole_number("stop_after", stop_after, 1, MOST)
+    if resamples is None:
+        plan = Plan(RESAMPLES, stop_after)
+    else:
+        plan = Plan(resamples, stop_after, bound=False)
     watermarks = list(watermarks)
     if not watermarks:
         raise WatermarkError("watermarks is empty: give at least one")
@@ -105,7 +117,7 @@ def identify(
     for place, (length, error) in batch.failed.items():
         results[place] = Identification(None, None, None, None, None, length, 0, error)
     if batch.arrays:
-        found = _identify(detector, watermarks, batch.arrays, resamples, stop_after, seed)
+        found = _identify(detector, watermarks, batch.arrays, plan, seed)
         for place, identification in zip(batch.places, found, strict=True):
             results[place] = identification
     return [result for result in results if result is not None]
@@ -115,8 +127,7 @@ def _identify(
     detector: Detector,
     watermarks: Sequence[Watermark],
     arrays: list[np.ndarray],
-    resamples: int,
-    stop_after: int | None,
+    plan: Plan,
     seed: int | None,
 ) -> list[Identification]:
     engine = detector.engine
@@ -132,25 +143,52 @@ def _identify(
         better = fits.block >= 0
         best[better], index[better] = fits.value[better], i
         block[better], tau[better] = fits.block[better], fits.tau[better]
-    test = permutation_test(
-        engine,
-        texts,
-        best,
-        resamples=resamples,
-        stop_after=stop_after,
-        seed=seed,
-        salt=b"".join(watermark.key.salt for watermark in watermarks),
-    )
     statistic = engine.units(best)
+    p_value = np.ones(count)
+    used = np.zeros(count, np.int64)
+    proven = np.zeros(count, bool)
+    if plan.bound:
+        for i in np.unique(index).tolist():
+            these = np.flatnonzero(index == i)
+            key = watermarks[i].key
+            subject = replace(detector.subject, source=key.costs(engine.problem), fair=key.fair)
+            log_g = _log_proven(subject, [arrays[a] for a in these], statistic[these])
+            proven[these] = log_g <= math.log(plan.epsilon)
+            p_value[these] = [bound_value(log_p) for log_p in log_g.tolist()]
+    left = np.flatnonzero(~proven)
+    if len(left):
+        test = permutation_test(
+            engine,
+            texts.take(left),
+            best[left],
+            resamples=plan.resamples,
+            stop_after=plan.stop_after,
+            seed=seed,
+            salt=b"".join(watermark.key.salt for watermark in watermarks),
+        )
+        p_value[left], used[left] = test.p_value + plan.epsilon, test.resamples
     return [
         Identification(
             index=int(index[a]),
-            p_value=min(1.0, len(watermarks) * float(test.p_value[a])),
+            p_value=min(1.0, len(watermarks) * float(p_value[a])),
             statistic=float(statistic[a]),
             shift=int(tau[a]),
             block=int(block[a]),
             length=len(arrays[a]),
-            resamples=int(test.resamples[a]),
+            resamples=int(used[a]),
         )
         for a in range(count)
     ]
+
+
+def _log_proven(
+    subject: Subject, arrays: Sequence[np.ndarray], statistic: np.ndarray
+) -> np.ndarray:
+    """log G of texts under one key: float64 [N]."""
+    if not subject.fair:
+        return np.zeros(len(arrays))
+    if subject.has_evalues:
+        log_e = log_evalues(subject, arrays)
+    else:
+        log_e = np.full(len(arrays), -np.inf)
+    return log_proven(subject, arrays, statistic, log_e)

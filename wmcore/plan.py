@@ -5,10 +5,11 @@
 2. *Full test*: a text that does not stop gets p2 from T resamples (with a first pass: of another seed), stopped at h
    hits.
 3. *Bound* (optional): where a proven bound G is at most eps = 1 / (100 (T + 1)), p = G, and no resample is made; every
-   other p has eps added. For its costs G is that of `tail.py`, from phi alone. For exp costs it is twice the less of
-   that and of 1 / E, the e-value over edit paths (`kernels/cpu/evalue.py`): twice, because either may be the less. For
-   a local alignment the bound of the best segment without gaps (`segments.py`) takes the place of that from phi. A text
-   that stopped in the first pass gets no e-value, which can only make G larger.
+   other p has eps added. For its costs G is that of `tail.py`, from phi and the tokens' places in the permutation. For
+   exp costs it is twice the less of that and of 1 / E, the e-value over edit paths (`kernels/cpu/evalue.py`): twice,
+   because either may be the less. For a local alignment the bound of the best segment without gaps (`segments.py`)
+   takes the place of that from phi. A text that stopped in the first pass gets neither e-value, which counts as E = 0,
+   nor segment, which can only make G larger.
 
 Why p is valid, P(p <= a) <= a without a watermark. Leave the bound out at first. Without a first pass p is that of the
 full test. With one, for a < h1 / T1, p <= a means that the text passed and p2 <= a, and p2 is valid. For a >= h1 / T1,
@@ -20,10 +21,14 @@ With a calibrated first pass, a text passes if its approximate p1 <= 1 / (T1 + 1
 does not use p1, so all smaller p-values stay exact; those above are approximate.
 
 A document of w windows gets w times the least p of its windows, at most 1 (Bonferroni), which is valid however the
-windows depend on each other. With a first pass, of the windows that pass, only the one with the best fit gets the full
-test, and none if the bound decides another: the rest get p = h1 / T1. The argument holds for each window whichever was
-chosen: for a < h1 / T1, p <= a still means that it passed and p2 <= a, and p2 is valid whether or not it was looked at;
-for larger a it implies p1 <= a as before.
+windows depend on each other. Their e-values are averaged instead: the mean of numbers whose means are at most 1 has a
+mean of at most 1, whatever they have in common, and one over it is never more than w times the least 1 / E. So the
+window with the largest E, and no other, has the sum of all E for its E: G of the document, w times the least G of its
+windows, is then twice the less of a Bonferroni bound and of one over the mean of E. The document is decided by its G
+where that is at most w eps, and w eps is added to every other p. With a first pass, of the windows that pass, only the
+one with the best fit gets the full test, and none if the bound decides another: the rest get p = h1 / T1. The argument
+holds for each window whichever was chosen: for a < h1 / T1, p <= a still means that it passed and p2 <= a, and p2 is
+valid whether or not it was looked at; for larger a it implies p1 <= a as before.
 """
 
 import math
@@ -38,7 +43,7 @@ from wmcore.costs import CostSource
 from wmcore.engine import Engine
 from wmcore.errors import WatermarkError
 from wmcore.kernels.cpu import threads as pool
-from wmcore.kernels.problem import Fits, ScoredTexts
+from wmcore.kernels.problem import Fits
 from wmcore.schemes import LOCAL
 from wmcore.segments import log_segment_bound
 from wmcore.significance import derived_seed, permutation_test
@@ -123,6 +128,12 @@ class Subject:
     salt: bytes
     """Of the key: what the resamples' seed is mixed with."""
 
+    @property
+    def has_evalues(self) -> bool:
+        """Whether there are e-values over edit paths."""
+        scheme = self.statistic.scheme
+        return self.fair and (scheme.alignment.scored or scheme.cost.evalue)
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -130,7 +141,8 @@ class Columns:
 
     p_value, statistic : float64; shift, block, stop (one past the last token aligned), length, resamples, hits : int64;
     method : str, as in `Detection`, and "first" for a text that stopped in the first pass. p_error : float64, NaN but
-    for calibrated p-values.
+    for calibrated p-values. log_e : float64, the logarithm of the e-value over edit paths, -inf (E = 0) where it was
+    not made. w times the least p_value of the w windows of a document is the document's.
     """
 
     p_value: np.ndarray
@@ -143,6 +155,7 @@ class Columns:
     hits: np.ndarray
     method: np.ndarray
     p_error: np.ndarray
+    log_e: np.ndarray
 
     @classmethod
     def empty(cls, count: int) -> "Columns":
@@ -154,6 +167,7 @@ class Columns:
             **{name: np.zeros(count, np.int64) for name in whole},
             method=np.full(count, "", "<U11"),
             p_error=np.full(count, np.nan),
+            log_e=np.full(count, -np.inf),
         )
 
     def set(self, at: np.ndarray, **columns: np.ndarray | float | str) -> None:
@@ -204,7 +218,7 @@ def run(
         _fit(subject, arrays, everything, columns, value)
         passed = np.ones(len(arrays), bool)
     columns.p_value[:] = np.minimum(1.0, columns.p_value + plan.epsilon)
-    proven = _proven(plan, subject, arrays, passed, columns)
+    proven = _proven(plan, subject, arrays, passed, owner, columns)
     full = np.flatnonzero(passed & ~proven)
     if plan.first_resamples:
         full = _best_of_each(full[~np.isin(owner[full], owner[proven])], owner, columns)
@@ -282,6 +296,39 @@ def _look_up(calibration: "Calibration", columns: Columns, at: np.ndarray) -> No
     columns.set(at, p_value=p, hits=hits, resamples=total, method="calibrated", p_error=error)
 
 
+def log_evalues(subject: Subject, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """log E over edit paths of each text, float64 [N], rounded towards less; only of costs that have it."""
+    if not arrays:
+        return np.empty(0)
+    return subject.engine.log_evalues(subject.engine.pack(arrays), subject.source) - _ROUNDING
+
+
+def log_proven(
+    subject: Subject,
+    arrays: Sequence[np.ndarray],
+    statistic: np.ndarray,
+    log_e: np.ndarray,
+) -> np.ndarray:
+    """log G of each text, float64 [N], at most 0.0; statistic, log_e: float64 [N], -inf where E is not known."""
+    lengths = np.array([len(text) for text in arrays], np.int64)
+    alignment = subject.statistic.scheme.alignment
+    if alignment == LOCAL:
+        bounds = np.zeros(len(arrays))
+        known = np.flatnonzero(log_e > -np.inf)  # the others did not pass
+        if len(known):
+            texts = subject.engine.pack([arrays[i] for i in known.tolist()])
+            bounds[known] = log_segment_bound(subject.engine, subject.source, texts, lengths[known])
+    else:
+        etas = subject.source.etas(arrays)
+        bounds = log_bound(subject.statistic, subject.engine.problem.n, statistic, lengths, etas)
+    if not subject.has_evalues:
+        return bounds
+    if alignment.scored and alignment != LOCAL:
+        return np.minimum(0.0, -log_e)  # there is no other bound
+    # The less of two p-values, times two.
+    return np.minimum(0.0, np.minimum(bounds, -log_e) + math.log(2))
+
+
 def bound_value(log_g: float) -> float:
     """G, no less than LEAST_P. By math.exp, not NumPy's: the same digits whatever else is in a batch."""
     return max(math.exp(max(log_g, -800.0)), LEAST_P)
@@ -292,29 +339,31 @@ def _proven(
     subject: Subject,
     arrays: Sequence[np.ndarray],
     passed: np.ndarray,
+    owner: np.ndarray,
     columns: Columns,
 ) -> np.ndarray:
     """bool [N]: the texts whose p is the proven bound, which is filled in. passed: bool [N], worth an e-value."""
-    proven = np.zeros(len(arrays), bool)
     if not (plan.bound and subject.fair):
-        return proven
-    engine = subject.engine
-    bounds = log_bound(subject.statistic, engine.problem.n, columns.statistic, columns.length)
-    scored = subject.statistic.scheme.alignment.scored
-    if scored or subject.statistic.scheme.cost.evalue:
+        return np.zeros(len(arrays), bool)
+    if subject.has_evalues:
         tried = np.flatnonzero(passed)
-        if len(tried):
-            texts = engine.pack([arrays[i] for i in tried.tolist()])
-            log_p = _ROUNDING - engine.log_evalues(texts, subject.source)
-            if isinstance(texts, ScoredTexts) and subject.statistic.scheme.alignment == LOCAL:
-                segments = log_segment_bound(engine, subject.source, texts, texts.lengths)
-                log_p = np.minimum(log_p, segments)
-            bounds[tried] = np.minimum(bounds[tried], log_p)
-        bounds = np.minimum(0.0, bounds + math.log(2))  # the less of two p-values, times two
+        columns.log_e[tried] = log_evalues(subject, [arrays[i] for i in tried.tolist()])
+    summed = _sums_at_the_best(columns.log_e, owner)
+    bounds = log_proven(subject, arrays, columns.statistic, summed)
     proven = bounds <= math.log(plan.epsilon)
     p = [bound_value(bound) for bound in bounds[proven].tolist()]
     columns.set(np.flatnonzero(proven), p_value=np.array(p), method="bound")
     return proven
+
+
+def _sums_at_the_best(log_e: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """log E of texts, but for the text of each document with the largest E the log of the document's sum."""
+    order = np.lexsort((np.arange(len(log_e)), -log_e, owner))
+    first = np.flatnonzero(np.diff(owner[order], prepend=owner[order[:1]] - 1))
+    sums = np.logaddexp.reduceat(log_e[order], first) if len(first) else np.empty(0)
+    found = log_e.copy()
+    found[order[first]] = sums
+    return found
 
 
 def _best_of_each(at: np.ndarray, owner: np.ndarray, columns: Columns) -> np.ndarray:

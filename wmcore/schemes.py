@@ -137,6 +137,10 @@ SCHEMES = {
 ends in the key, or locally; by name."""
 
 
+DEFAULT_SCHEME = "exp-free"
+"""What a new watermark is made for unless something else is asked for."""
+
+
 def scheme_of(name: object) -> Scheme:
     """The scheme of this name; WatermarkError for any other."""
     scheme = SCHEMES.get(name) if isinstance(name, str) else None

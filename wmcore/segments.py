@@ -16,14 +16,13 @@ import math
 import numpy as np
 
 from wmcore.costs import CostSource
-from wmcore.engine import Engine
-from wmcore.kernels.problem import ScoredTexts
+from wmcore.engine import Engine, Packed
 
 _ROUNDING = 1e-9  # more than float64 sums lose, in nats
 
 
 def log_segment_bound(
-    engine: Engine, source: CostSource, texts: ScoredTexts, lengths: np.ndarray
+    engine: Engine, source: CostSource, texts: Packed, lengths: np.ndarray
 ) -> np.ndarray:
     """log(n m e^-M) of each text, or part of a text: float64 [N], which may exceed 0.
 

@@ -8,7 +8,7 @@ from wmcore.checks import whole_number
 from wmcore.errors import WatermarkError
 from wmcore.kernels.problem import Problem
 from wmcore.key import Key, PublishedKey
-from wmcore.schemes import SCHEMES, scheme_of
+from wmcore.schemes import DEFAULT_SCHEME, SCHEMES, scheme_of
 from wmcore.scores import Scores
 from wmcore.statistic import WHOLE_TEXT, Statistic
 
@@ -34,7 +34,7 @@ class Watermark:
     block_length : int or None
         k, the tokens aligned at a time; None aligns the whole text.
     gap : float
-        gamma, the cost of an insertion or deletion (nats for exp-edit); 0.0 for schemes without edits.
+        gamma, the cost of an insertion or deletion (nats, for its-edit a distance); 0.0 for schemes without edits.
     key : Key or PublishedKey
     tokenizer : str or None
         The name of the tokenizer that the text is made of.
@@ -77,7 +77,7 @@ class Watermark:
     @classmethod
     def create(
         cls,
-        scheme: str,
+        scheme: str = DEFAULT_SCHEME,
         *,
         vocab_size: int,
         key_length: int = 256,
@@ -86,7 +86,9 @@ class Watermark:
         key: Key | None = None,
         tokenizer: str | None = None,
     ) -> "Watermark":
-        """A watermark with its own secret key (a new one unless given) and the scheme's gap cost (3.0 for exp-edit).
+        """A watermark with its own secret key (a new one unless given) and the scheme's gap cost.
+
+        The default scheme is what docs/detection.md recommends: it finds low-entropy text, edited or not.
 
         Raises
         ------

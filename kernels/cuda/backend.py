@@ -13,7 +13,7 @@ import numpy as np
 
 from ..backend import Backend, ExpNumbers, ItsNumbers, Sampler
 from ..constants import NOTHING
-from ..problem import CostTable, Fits, Problem, Resamples, Texts
+from ..problem import CostTable, Fits, Problem, Resamples, ScoredTexts, Texts
 from .groups import Group, by_alignment, groups_of
 from .launch import (
     Layout,
@@ -23,6 +23,7 @@ from .launch import (
     problem_struct,
     texts_struct,
 )
+from .scored import Leveled
 from .structs import Struct, struct
 
 _I32, _I64 = np.int32, np.int64
@@ -85,8 +86,7 @@ class CudaBackend(Backend):
 
     def _launch(self, name: str, where: Layout, arguments: tuple[Any, ...]) -> None:
         """A big kernel; its last parameter is the room."""
-        threads = self.device.block_threads
-        self.device.launch(name, where.grid, threads, (*arguments, where.room), where.shared)
+        self.device.launch(name, where.grid, where.threads, (*arguments, where.room), where.shared)
 
     # Statistics of texts
 
@@ -138,14 +138,26 @@ class CudaBackend(Backend):
         resamples: Resamples,
         threads: int,
     ) -> tuple[np.ndarray, np.ndarray]:
+        active = np.flatnonzero(limit > 0)
+        found = self._found(problem, texts, value, active, resamples)
+        return self._tally(texts, limit, resamples.stop, found)
+
+    def _tally(
+        self,
+        texts: Texts,
+        limit: np.ndarray,
+        stop: int,
+        chunks: Iterator[tuple[int, int, Struct]],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(hits, used) of the resamples up to stop, from which of them fit, chunk by chunk."""
         device = self.device
         active = np.flatnonzero(limit > 0)
         members = members_struct(device, texts, active)
         limit_of = device.array(limit.astype(_I64))
         hits, used = (device.full(texts.size, 0, _I64) for _ in range(2))
-        for a, b, found in self._found(problem, texts, value, active, resamples):
+        for a, b, found in chunks:
             blocks = max(1, min(len(active), 16 * device.processors))
-            columns = _I64(min(b, resamples.stop) - a)
+            columns = _I64(min(b, stop) - a)
             device.launch("tally", (blocks, 1), 32, (found, members, columns, limit_of, hits, used))
         return device.to_host(hits), device.to_host(used)
 
@@ -228,6 +240,54 @@ class CudaBackend(Backend):
             self._launch("null_values", where, (*arguments, least))
             values.append(device.to_host(least) + _I32(2 * part.gamma * k))
         return np.concatenate(values)
+
+    # Scored alignments
+
+    def tally_scored(
+        self,
+        problem: Problem,
+        scored: ScoredTexts,
+        value: np.ndarray,
+        limit: np.ndarray,
+        resamples: Resamples,
+        threads: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        active = np.flatnonzero(limit > 0)
+        found = self._found_scored(problem, scored, value, active, resamples)
+        return self._tally(scored.texts, limit, resamples.stop, found)
+
+    def _found_scored(
+        self,
+        problem: Problem,
+        scored: ScoredTexts,
+        value: np.ndarray,
+        active: np.ndarray,
+        resamples: Resamples,
+    ) -> Iterator[tuple[int, int, Struct]]:
+        """As `_found`."""
+        if not len(active) or resamples.first >= resamples.stop:
+            return
+        device = self.device
+        value_of = device.array(value.clip(-(2**15), 2**15 - 1).astype(_I32))
+        made = Leveled(device, problem, scored, active, resamples, scored.size)
+        for a, b in made.chunks:
+            matrix = device.full((scored.size, b - a), 0, np.uint8)
+            found = struct(device, "Found", open=None, found=matrix, width=b - a)
+            made.launch("scored_hits", (a, b), value_of, found)
+            yield a, b, found
+
+    def null_scored(
+        self, problem: Problem, scored: ScoredTexts, a: int, resamples: Resamples, threads: int
+    ) -> np.ndarray:
+        device = self.device
+        made = Leveled(device, problem, scored, np.array([a]), resamples, 4)
+        values = [np.empty(0, _I32)]
+        for b, c in made.chunks:
+            some = device.empty(c - b, _I32)
+            made.launch("scored_values", (b, c), some)
+            values.append(device.to_host(some))
+        before = resamples.first % 32
+        return np.concatenate(values)[before : before + resamples.stop - resamples.first]
 
     # Prefixes
 

@@ -12,9 +12,10 @@ from .structs import Struct, struct
 
 @dataclass(frozen=True)
 class Layout:
-    """The grid of a big launch, its shared memory, and where tiles and strips go (a `Room`)."""
+    """The grid of a big launch, the threads of a block, its shared memory, and where tiles and strips go (a `Room`)."""
 
     grid: tuple[int, int]
+    threads: int
     shared: int
     room: Struct
 
@@ -43,7 +44,7 @@ def layout(device: Any, n: int, rows: int, longest: int, wanted: tuple[int, int]
         strips=device.empty(max(1, x * y * warps * strip), np.int32),
         strip_size=strip,
     )
-    return Layout((x, y), 4 * tile if staged else 0, room)
+    return Layout((x, y), device.block_threads, 4 * tile if staged else 0, room)
 
 
 def problem_struct(device: Any, problem: Problem) -> Struct:

@@ -8,7 +8,7 @@ from .. import constants, problem
 from .structs import declarations
 
 _HERE = Path(__file__).parent
-FILES = ("costs.cu", "resample.cu", "bound.cu", "null.cu", "prefix.cu", "sample.cu")
+FILES = ("costs.cu", "resample.cu", "bound.cu", "null.cu", "prefix.cu", "scored.cu", "sample.cu")
 OPTIONS = ("-std=c++17", "-fmad=false", "-ftz=false")
 """Compiler options: float operations are not contracted, subnormal numbers not flushed: equal bits depend on both."""
 
@@ -18,10 +18,11 @@ def source() -> str:
 
     One text, because a compiled kernel is cached under a hash of it: an edited header must not find an old one.
     """
-    names = ["ROUNDS", *sorted(n for n in vars(constants) if n.startswith("DOMAIN_"))]
+    names = ["ROUNDS", "LEVELS", *sorted(n for n in vars(constants) if n.startswith("DOMAIN_"))]
     parts = [f"#define {name} {getattr(constants, name)}\n" for name in names]
     parts += [f"#define COST_{name} {getattr(problem, name)}\n" for name in ("EXP", "ITS")]
-    parts += [f"#define ALIGN_{name} {getattr(problem, name)}\n" for name in ("PLAIN", "EDIT")]
+    alignments = ("PLAIN", "EDIT", "FREE", "LOCAL")
+    parts += [f"#define ALIGN_{name} {getattr(problem, name)}\n" for name in alignments]
     parts.append("typedef unsigned int u32;\ntypedef unsigned long long u64;\n" + declarations())
     seen: set[str] = set()
     parts += [_inline(name, seen) for name in FILES]

@@ -47,6 +47,16 @@ FIELDS: dict[str, tuple[tuple[str, str], ...]] = {
         ("unsigned char*", "found"),
         ("long long", "width"),
     ),
+    # What scored alignments take beside texts: costs int16 [bin_count, LEVELS], gamma taken off; the bin of each token
+    # of each text; the bonus of each text; levels uint8 [count / 32, rows, n, 32] of resamples.
+    "Scores": (
+        ("const short*", "costs"),
+        ("int", "bin_count"),
+        ("const unsigned char*", "bins"),
+        ("const int*", "bonus"),
+        ("const unsigned char*", "levels"),
+        ("int", "rows"),
+    ),
     # Where tiles are that do not fit in shared memory, tile_size for each block of the grid (staged: they fit), and
     # strips, strip_size for each warp (0: no block of text needs one).
     "Room": (
@@ -70,6 +80,7 @@ FIELDS: dict[str, tuple[tuple[str, str], ...]] = {
 
 SCALARS = {
     "int": np.int32,
+    "short": np.int16,
     "long long": np.int64,
     "float": np.float32,
     "u32": np.uint32,

@@ -96,7 +96,7 @@ OPTIONS = {
         "--first": ["resamples", "calibrated", *STRANGE],
         "--first-resamples": NUMBERS,
         "--controls": NUMBERS,
-        "--fdr": ["bh", "by", *STRANGE],
+        "--fdr": ["bh", "by", "ebh", *STRANGE],
         "--shard-size": NUMBERS,
         "--excerpts": None,
         "--no-excerpts": None,

@@ -15,6 +15,7 @@ from wmcore.locate import Span, local_detector, locate
 from wmcore.models import load_model
 from wmcore.pages import format_p
 from wmcore.records import printable
+from wmcore.schemes import scheme_of
 from wmcore.watermark import Watermark
 
 DAMAGE = 0.3  # of the tokens: a third of it substituted, a third deleted, a third inserted
@@ -59,7 +60,7 @@ def run(
     page
         Where the HTML goes.
     seed
-        Of the shifts, the controls, the damage and the resampled keys. The watermark keys are new.
+        Of the shifts, the controls, the damage and the resampled keys. The watermark keys are new, one a sampler.
     stage
         Told what is being done, one short line at a time.
     model_name, max_new_tokens
@@ -79,13 +80,17 @@ def run(
     stage(f"writing {len(prompts)} texts without a watermark")
     plain = generate(model, prompts, None, **options)
     trials: list[Trial] = []
+    vocab_size = model.config.get_text_config().vocab_size
+    written: dict[str, tuple[Watermark, list[Generation]]] = {}
     for scheme in schemes:
-        vocab_size = model.config.get_text_config().vocab_size
-        watermark = Watermark.create(scheme, vocab_size=vocab_size, tokenizer=model_name)
-        stage(f"writing {len(prompts)} texts with {scheme}")
-        marked = generate(model, prompts, watermark, **options)
-        stage(f"testing them, {RESAMPLES} resamples each")
-        trials += detect_versions(watermark, shown, plain, marked, seed)
+        sampler = scheme_of(scheme).sampler
+        if sampler not in written:  # schemes of one sampler test the same texts
+            watermark = Watermark.create(scheme, vocab_size=vocab_size, tokenizer=model_name)
+            stage(f"writing {len(prompts)} texts with {sampler} sampling")
+            written[sampler] = watermark, generate(model, prompts, watermark, **options)
+        watermark, marked = written[sampler]
+        stage(f"testing them with {scheme}, {RESAMPLES} resamples each")
+        trials += detect_versions(Detector(watermark, scheme=scheme), shown, plain, marked, seed)
     page.write(to_html(trials, tokenizer, model_name))
     print_table(trials)
     return trials
@@ -100,7 +105,7 @@ def as_prompt(tokenizer: Any, opening: dict[str, str]) -> str:
 
 
 def detect_versions(
-    watermark: Watermark,
+    detector: Detector,
     shown: Sequence[str],
     plain: Sequence[Generation],
     marked: Sequence[Generation],
@@ -108,11 +113,11 @@ def detect_versions(
 ) -> list[Trial]:
     """Damage the marked texts and detect in the three versions of each."""
     versions = []
+    vocab_size = detector.watermark.vocab_size
     for i, (without, made) in enumerate(zip(plain, marked, strict=True)):
-        damaged = damage(made.tokens, DAMAGE, vocab_size=watermark.vocab_size, seed=(seed, i))
+        damaged = damage(made.tokens, DAMAGE, vocab_size=vocab_size, seed=(seed, i))
         versions.append((without.tokens, made.tokens, damaged.tolist()))
     flat = [tokens for version in versions for tokens in version]
-    detector = Detector(watermark)
     found = detector.detect(flat, resamples=RESAMPLES, seed=seed, alignment=True)
     local = local_detector(detector)
     spans = [locate(local, tokens, level=FOUND, resamples=RESAMPLES, seed=seed) for tokens in flat]
@@ -120,9 +125,8 @@ def detect_versions(
     for i, (prompt, made, version) in enumerate(zip(shown, marked, versions, strict=True)):
         a, b, c = found[3 * i : 3 * i + 3]
         x, y, z = spans[3 * i : 3 * i + 3]
-        trials.append(
-            Trial(watermark.scheme, prompt, made.text or "", version, (a, b, c), (x, y, z))
-        )
+        scheme = detector.statistic.scheme.name
+        trials.append(Trial(scheme, prompt, made.text or "", version, (a, b, c), (x, y, z)))
     return trials
 
 

@@ -19,6 +19,7 @@ from wmcore._version import __version__
 from wmcore.cli import console, detect, scan
 from wmcore.cli.console import MOST, NAMES, Seed, WatermarkFile, example, note, output_option
 from wmcore.errors import WatermarkError
+from wmcore.schemes import DEFAULT_SCHEME
 
 app = typer.Typer(
     add_completion=False,
@@ -44,13 +45,13 @@ def start(
 
 @app.command(
     epilog=example(
-        "wmcore keygen --scheme exp-edit --model smollm2 -o watermark.json",
+        "wmcore keygen --model smollm2 -o watermark.json",
         "wmcore keygen --scheme its --vocab-size 50257 --key-length 512 -o its.json",
     )
 )
 def keygen(
-    scheme: Annotated[str, typer.Option(help=f"One of {NAMES}.")],
     output: Annotated[str, output_option("File to write.")],
+    scheme: Annotated[str, typer.Option(help=f"One of {NAMES}.")] = DEFAULT_SCHEME,
     model: Annotated[
         str | None, typer.Option(help="Take the vocabulary size from this model: smollm2 or other.")
     ] = None,

@@ -94,7 +94,10 @@ def scan(
         typer.Option(help="Control keys to run over the same documents, for an empirical null."),
     ] = ScanSettings.controls,
     fdr: Annotated[
-        str, typer.Option(help="q-values: bh (Benjamini-Hochberg) or by (any dependence).")
+        str,
+        typer.Option(
+            help="q-values: bh (Benjamini-Hochberg), by or ebh (any dependence; ebh by e-values, exp alone)."
+        ),
     ] = ScanSettings.fdr,
     shard_size: Annotated[
         int, typer.Option(help="Records in a file of results.")
@@ -275,15 +278,19 @@ class _Reporter:
 
 
 def _summary(summary: dict[str, Any], fdr: str, output: str) -> list[str]:
-    method = {"bh": "Benjamini-Hochberg", "by": "Benjamini-Yekutieli"}[fdr]
+    method = {"bh": "Benjamini-Hochberg", "by": "Benjamini-Yekutieli", "ebh": "e-BH"}[fdr]
     lines = [
         f"{summary['documents']:,} documents, {summary['errors']:,} of them could not be tested",
         f"{summary['hits']:,} carry the watermark at q <= {summary['level']} ({method})",
     ]
     if summary["hits"]:
+        least = summary["threshold"]
+        bound = f"p is at most {least:.3g}:"
+        if fdr == "ebh":
+            bound = f"E is at least {1 / least:.3g}: at most"
         lines.append(
-            f"their p is at most {summary['threshold']:.3g}: {summary['expected_by_chance']:.3g} such documents "
-            "are expected by chance, on average over keys"
+            f"their {bound} {summary['expected_by_chance']:.3g} such documents are expected by chance, "
+            "on average over keys"
         )
     if summary["controls"]:
         c = summary["controls"]

@@ -2,6 +2,10 @@
 
 Benjamini and Hochberg (1995): q(p) = min over observed t >= p of N t / R(t), R(t) counting p-values <= t, N all tested.
 Benjamini and Yekutieli (2001): that times 1 + 1/2 + ... + 1/N, valid under any dependence.
+Wang and Ramdas (2022), e-BH: q of the document with the r-th largest e-value = min over k >= r of N / (k E_(k)), at
+most 1: that of Benjamini and Hochberg at 1 / E in place of p. It is valid under any dependence without a factor: each
+of the R that are called at level a has 1 / R <= a E / N, so that the false share, 1 / R for each false one, is at most
+a / N times the sum of their E, whose mean is at most N. An E that was not made counts as 0: less than it is.
 
 Under one fixed key the documents of a corpus depend on each other through the tokens that they share. Control keys
 measure that. Let V(t) be the number of unmarked documents with p <= t, and R_c(t) the number of all documents with
@@ -53,7 +57,7 @@ class PValues:
         return int(self.at_most[place - 1]) if place else 0
 
     def q_values(self, method: str = "bh") -> np.ndarray:
-        """The q-value of each distinct p: float64 [D]. method: "bh" or "by"."""
+        """The q-value of each distinct p: float64 [D]. method: "bh", "by", or "ebh" where p is `one_over`'s."""
         if not self.p.size:
             return np.empty(0)
         total = float(self.total)
@@ -67,6 +71,11 @@ class PValues:
         if not self.p.size:
             return 0.0
         return float(np.max(self.at_most / (self.total * self.p + 1.0)))
+
+
+def one_over(log_e: np.ndarray) -> np.ndarray:
+    """min(1, 1 / E), at least 1e-300 (which is on the safe side), of log E with NaN for E = 0: float64 [N]."""
+    return np.exp(-np.clip(np.nan_to_num(log_e, nan=0.0), 0.0, 690.0))
 
 
 def false_bound(controls: list[PValues], total: int, t: float) -> float:

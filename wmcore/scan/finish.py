@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from wmcore.scan.fdr import PValues, false_bound
+from wmcore.scan.fdr import PValues, false_bound, one_over
 from wmcore.scan.settings import ScanSettings
 from wmcore.scan.store import Store, damaged, read_shard
 
@@ -19,6 +19,7 @@ def finish(store: Store, settings: ScanSettings) -> dict[str, Any]:
     """
     paths = [path for *_, path in store.shards()]
     documents = errors = 0
+    by_e = settings.fdr == "ebh"
 
     def p_values() -> Any:
         nonlocal documents, errors
@@ -29,17 +30,21 @@ def finish(store: Store, settings: ScanSettings) -> dict[str, Any]:
             yield p.drop_null().to_numpy()
 
     seen = PValues.count(p_values())
-    q = seen.q_values(settings.fdr)
+    judged = seen
+    if by_e:
+        tables = (read_shard(path, ["p_value", "log_e"]) for path in paths)
+        judged = PValues.count(_judged(table, by_e) for table in tables)
+    q = judged.q_values(settings.fdr)
     for path in paths:
-        _fill(store, path, seen, q)
+        _fill(store, path, judged, q, by_e)
     called = q <= LEVEL
-    threshold = float(seen.p[called][-1]) if called.any() else 0.0
+    threshold = float(judged.p[called][-1]) if called.any() else 0.0
     summary: dict[str, Any] = {
         "documents": documents,
         "tested": seen.total,
         "errors": errors,
         "level": LEVEL,
-        "hits": seen.below(threshold) if threshold else 0,
+        "hits": judged.below(threshold) if threshold else 0,
         "hits_by": _called(seen, "by"),
         "threshold": threshold,
         "expected_by_chance": seen.total * threshold,
@@ -55,6 +60,8 @@ def finish(store: Store, settings: ScanSettings) -> dict[str, Any]:
 
 def resolution_note(summary: dict[str, Any], settings: ScanSettings) -> str | None:
     """A hint where the number of resamples, not the documents, decides that nothing more was called."""
+    if settings.fdr == "ebh":
+        return None
     least = 1 / (settings.resamples + 1)
     waiting = summary["at_most_0.001"] - summary["hits"]
     if waiting <= 0 or summary["tested"] * least <= LEVEL * max(summary["at_most_0.001"], 1):
@@ -73,14 +80,19 @@ def _called(seen: PValues, method: str) -> int:
     return seen.below(float(seen.p[called][-1])) if called.any() else 0
 
 
-def _fill(store: Store, path: Any, seen: PValues, q: np.ndarray) -> None:
+def _judged(table: Any, by_e: bool) -> np.ndarray:
+    """What decides about the documents that were tested: p, or for e-BH 1 / E. float64 [N]."""
+    tested = table.filter(table["p_value"].is_valid())
+    return one_over(tested["log_e"].to_numpy()) if by_e else tested["p_value"].to_numpy()
+
+
+def _fill(store: Store, path: Any, judged: PValues, q: np.ndarray, by_e: bool) -> None:
     import pyarrow as pa
 
     table = read_shard(path)
-    p = table["p_value"].to_numpy()
-    tested = ~np.isnan(p)
-    values = np.full(len(p), np.nan)
-    values[tested] = q[np.searchsorted(seen.p, p[tested])]
+    tested = ~np.isnan(table["p_value"].to_numpy())
+    values = np.full(len(tested), np.nan)
+    values[tested] = q[np.searchsorted(judged.p, _judged(table, by_e))]
     column = table.schema.get_field_index("q_value")
     filled = pa.array(values, pa.float64(), mask=~tested)
     if not filled.equals(table["q_value"].combine_chunks()):

@@ -18,7 +18,7 @@ from wmcore.scan.sources import Source, open_sources
 from wmcore.scan.store import Store
 from wmcore.scan.windows import window_and_stride
 from wmcore.scan.worker import Scanner
-from wmcore.schemes import LOCAL
+from wmcore.schemes import LOCAL, SCHEMES
 from wmcore.significance import derived_seed
 from wmcore.watermark import Watermark
 
@@ -105,6 +105,7 @@ class Job:
         threads: int | None = None,
     ) -> "Job":
         """Look at the inputs, lock the output and compare it with what it was begun with."""
+        _check_fdr(watermark, settings)
         sources = open_sources(inputs, output)
         store = None if output is None else Store(output)
         try:
@@ -204,6 +205,24 @@ class Meter:
 
     def _time(self) -> None:
         self.progress.seconds = time.monotonic() - self._began
+
+
+def _check_fdr(watermark: Watermark, settings: ScanSettings) -> None:
+    """WatermarkError for e-BH without e-values."""
+    if settings.fdr != "ebh":
+        return
+    scheme = watermark.tested_as(settings.scheme, settings.gap, settings.block_length).scheme
+    if not scheme.cost.evalue:
+        known = [other.name for other in SCHEMES.values() if other.cost.evalue]
+        raise WatermarkError(
+            f"fdr is 'ebh', but scheme {scheme.name!r} has no e-values, as {' and '.join(known)} have: "
+            "use 'bh' or 'by'"
+        )
+    if not watermark.key.fair:
+        raise WatermarkError(
+            "fdr is 'ebh', but this published key's rounded numbers do not have the law that e-values ask for: "
+            "use 'bh' or 'by'"
+        )
 
 
 def _settled(

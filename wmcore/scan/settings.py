@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from wmcore.plan import Plan
 
 FIRST_PASSES = ("resamples", "calibrated")
-FDR_METHODS = ("bh", "by")
+FDR_METHODS = ("bh", "by", "ebh")
 
 _MOST = 2**31 - 1
 _MOST_CONTROLS = 9_999
@@ -53,8 +53,9 @@ class ScanSettings:
         Of the first pass: T and h. A document with h hits in it is done.
     controls : int
         How many control keys are run over the same documents, at most 9,999; not with a calibrated first pass.
-    fdr : {"bh", "by"}
-        Benjamini-Hochberg or Benjamini-Yekutieli q-values.
+    fdr : {"bh", "by", "ebh"}
+        q-values: Benjamini-Hochberg's, Benjamini-Yekutieli's, or those of e-BH, valid under any dependence, from
+        e-values over edit paths (exp alone; not with controls).
     shard_size : int
         Records in a shard.
     max_bytes : int
@@ -126,6 +127,11 @@ class ScanSettings:
             raise WatermarkError(
                 "controls needs the watermark's key and the control keys to be tested alike, which a calibrated first "
                 "pass rules out: use first='resamples'"
+            )
+        if self.controls and self.fdr == "ebh":
+            raise WatermarkError(
+                "controls compares p-values, but fdr is 'ebh', which calls documents by e-values, whatever these have "
+                "in common: leave one of them out"
             )
         if self.first_stop > self.first_resamples:
             raise WatermarkError(

@@ -39,6 +39,7 @@ def schema() -> Any:
             ("id", pa.string()),
             ("p_value", pa.float64()),
             ("q_value", pa.float64()),
+            ("log_e", pa.float64()),
             ("statistic", pa.float64()),
             ("shift", pa.int32()),
             ("span", span),
@@ -258,9 +259,12 @@ _ALWAYS = {"source", "position", "id"}
 """Columns with a value in every row."""
 _TESTED = {"statistic", "shift", "window", "windows", "length", "resamples", "method"}
 """Columns with a value in every row with a p-value."""
+_LATER = {"log_e"}
+"""Columns that shards of older versions lack; they are read as null."""
 _RANGES = {
     "p_value": (0.0, 1.0),
     "q_value": (0.0, 1.0),
+    "log_e": (-1e9, 1e9),
     "position": (0, 2**62),
     "length": (0, 2**62),
 }
@@ -294,10 +298,14 @@ def read_shard(path: Path, columns: list[str] | None = None) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path.absolute(), columns=columns, partitioning=None)
-        reason = "other columns than those of a shard"
         expected = schema()
         names = columns or expected.names
+        table = pq.read_table(path.absolute(), columns=columns, partitioning=None)
+        for name in _LATER.intersection(names).difference(table.column_names):
+            field = expected.field(name)
+            absent = pa.nulls(len(table), field.type)
+            table = table.add_column(min(names.index(name), table.num_columns), field, absent)
+        reason = "other columns than those of a shard"
         known = all(f.name in names and f.type == expected.field(f.name).type for f in table.schema)
         if known and len(table.schema) == len(names):
             column = _unsound(table)

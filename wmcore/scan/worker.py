@@ -1,5 +1,6 @@
 """`Scanner`: documents in, rows of results out. The one place where a scan tokenises and tests, on any engine."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -211,8 +212,10 @@ class Scanner:
         start = at[best - first_piece]
         first, last = start + int(found.block[best]), start + int(found.stop[best])
         p = _corrected(found.p_value[mine])
+        log_e = float(np.logaddexp.reduce(found.log_e[mine])) - math.log(len(at))
         row |= {
             "p_value": p,
+            "log_e": log_e if log_e > -math.inf else None,
             "statistic": float(found.statistic[best]),
             "shift": int(found.shift[best]),
             "window": {"start": first, "end": last},

@@ -175,8 +175,10 @@ def to_html(trials: Sequence[Trial], tokenizer: Any, model_name: str) -> str:
             token_page.Example(
                 t.prompt,
                 [
-                    token_page.passage(kind, scheme, tokenizer, *version)
-                    for kind, *version in zip(KINDS, t.tokens, t.detections, t.spans, strict=True)
+                    token_page.passage(kind, scheme, tokenizer, tokens, detection, spans)
+                    for kind, tokens, detection, spans in zip(
+                        KINDS, t.tokens, t.detections, t.spans, strict=True
+                    )
                 ],
             )
             for t in group

@@ -89,17 +89,16 @@ def found(count: int, news: np.ndarray) -> dict:
 
 
 def seconds(count: int, news: np.ndarray) -> dict:
-    """Time of a document without a passage: the median of five runs over `count` of them."""
+    """Processor time of a document without a passage, of `count` overlapping ones that share resamples; four keys."""
     texts = [news[s : s + LENGTH] for s in np.linspace(0, len(news) - LENGTH, count).astype(int)]
-    watermark, out = secret("exp", 1), {}
+    out = {}
     for name, test in TESTS.items():
-        rows(test, watermark, texts[:3])
-        took = []
-        for _ in range(5):
+        rows(test, secret("exp", 1), texts)
+        out[name] = []
+        for key in range(10, 14):
             began = time.process_time()
-            rows(test, watermark, texts)
-            took.append((time.process_time() - began) / count)
-        out[name] = float(np.median(took))
+            rows(test, secret("exp", key), texts)
+            out[name].append((time.process_time() - began) / count)
     return out
 
 
@@ -107,4 +106,4 @@ if __name__ == "__main__":
     documents = int(sys.argv[1]) if len(sys.argv) > 1 else 60
     tokens = news_tokens()
     result = {"machine": machine(), "documents": documents, "found": found(documents, tokens)}
-    print(json.dumps({**result, "seconds": seconds(40, tokens)}, indent=2))
+    print(json.dumps({**result, "seconds": seconds(500, tokens)}, indent=2))

@@ -126,7 +126,16 @@ def test_truth_values_and_names_are_what_they_are():
         with pytest.raises(WatermarkError, match=r"excerpts is .* but must be True or False"):
             ScanSettings(excerpts=value)
     assert Plan(bound=np.False_).bound is False
-    for name in ("text_field", "id_field", "tokens_field", "tokenizer", "scheme", "first", "fdr"):
+    for name in (
+        "text_field",
+        "id_field",
+        "tokens_field",
+        "tokenizer",
+        "scheme",
+        "score",
+        "first",
+        "fdr",
+    ):
         with pytest.raises(WatermarkError, match=f"{name} is 3, but must be a string"):
             ScanSettings(**{name: 3})
     for name in ("gap", "block_length"):

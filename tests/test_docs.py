@@ -29,7 +29,7 @@ def test_links_lead_somewhere(page):
 def test_commands_and_options_exist(page):
     commands = typer.main.get_command(app).commands
     text = page.read_text(encoding="utf-8")
-    for name, rest in re.findall(r"^ *wmcore (\w+)(.*)", text, flags=re.MULTILINE):
+    for name, rest in re.findall(r"^ *wmcore ([\w-]+)(.*)", text, flags=re.MULTILINE):
         known = {option for parameter in commands[name].params for option in parameter.opts}
         assert set(re.findall(r"(?<=\s)-{1,2}[a-z][\w-]*", rest)) <= known | {"-h"}
 

@@ -108,7 +108,7 @@ def test_ebh_calls_by_e_values(tokens_file, tmp_path):
 
 def test_ebh_needs_e_values(tokens_file, tmp_path):
     for mark, message in [
-        (watermark("its"), "scheme 'its' has no e-values, as exp and exp-edit have"),
+        (watermark("its"), "scheme 'its' has no e-values, as exp, exp-edit, exp-free, exp-local"),
         (Watermark.published("exp", seed=1, generator="mersenne", vocab_size=2048), "rounded"),
     ]:
         with pytest.raises(WatermarkError, match=message):
@@ -238,6 +238,39 @@ def test_encoder_is_the_tokenizer(byte_tokenizer):
     for spans in (False, True):
         got = Encoder(byte_tokenizer, 16).encode(texts, spans)
         assert [ids.tolist() for ids, _ in got] == expected
+
+
+def test_learnt_scores_in_a_scan(tmp_path):
+    """As the detector's with the same file; another file of the same name is another scan; none is by a proxy."""
+    from wmcore import Detector
+    from wmcore.learned_scores import Origin, TokenScores, default_scores
+
+    source, path = corpus(tmp_path / "c.jsonl", MARK, 40), str(tmp_path / "scores.json")
+    origin = Origin(None, 1.0, 1.0, 1, 500)
+    bins = np.arange(MARK.vocab_size, dtype=np.uint8) % 2
+    scores = TokenScores([[0.1, 0.3], [0.5, 0.9]], bins, origin)
+    scores.save(path)
+    options = {**OPTIONS, "score": path, "controls": 1}
+    rows = list(scan(source, MARK, tmp_path / "out", **options))
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest["watermark"]["scheme"] == "exp-free"
+    assert manifest["settings"]["score_name"] == scores.name
+    plain = Detector(MARK, score=scores)
+    other = Detector(MARK, scheme="exp-free")
+    differ = 0
+    for line, row in zip(source.read_text().splitlines(), rows, strict=True):
+        if row["windows"] == 1:
+            text = json.loads(line)["tokens"]
+            found = plain.detect([text], resamples=9)[0].statistic
+            assert row["statistic"] == found
+            differ += found != other.detect([text], resamples=9)[0].statistic
+    assert differ > 20
+    TokenScores([[0.1, 0.3], [0.5, 0.8]], bins, origin).save(path)
+    with pytest.raises(WatermarkError, match=r"score_name was 'tokens .*' and is now 'tokens "):
+        list(scan(source, MARK, tmp_path / "out", **options))
+    default_scores().save(path)
+    with pytest.raises(WatermarkError, match="the scores are by a proxy, but none is given"):
+        list(scan(source, MARK, tmp_path / "new", **options))
 
 
 def test_rows_are_those_of_the_detector(whole, tokens_file):

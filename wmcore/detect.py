@@ -1,5 +1,6 @@
 """`Detector`: texts in, `Detection` records out. A bad text costs nothing else."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from wmcore.binning import binning
 from wmcore.checks import thread_count, token_ids
 from wmcore.engine import Alignment, Engine
 from wmcore.errors import WatermarkError, reason
+from wmcore.learned_scores import chosen_scores
 from wmcore.plan import STOP_AFTER, Columns, Plan, Subject, look_up, run
 from wmcore.scores import Scores
 from wmcore.watermark import Watermark
@@ -110,8 +112,12 @@ class Detector:
     scheme, gap, block_length : optional
         How to test, where not as the watermark says: see `Watermark.tested_as`. A scheme of the same sampler; a gap
         cost; the tokens aligned at a time (0 for the whole text).
-    score : str or Scores, optional
-        What a free or local scheme adds up: a name of `wmcore.scores.SCORES`, or learnt scores. Default: the scheme's.
+    score : str, path or Scores, optional
+        What a free or local scheme adds up: a name of `wmcore.scores.SCORES`, learnt scores (`wmcore.learned_scores`),
+        or their file (.json). Default: the scheme's. It implies the free scheme unless one is given, as a proxy does.
+    proxy : optional
+        What says of each token how expected it was, for scores by a proxy: a model of the watermark's tokenizer, a name
+        for `wmcore.models.load_model`, or a callable (`wmcore.proxy`). Without a score, tables learnt from SmolLM2.
     backend : {"auto", "cpu", "cuda"}
         "auto" takes "cuda" where CuPy and a device work, else "cpu"; `Detection.backend` says which ran.
     threads : int, optional
@@ -133,7 +139,8 @@ class Detector:
         scheme: str | None = None,
         gap: float | None = None,
         block_length: int | None = None,
-        score: Scores | str | None = None,
+        score: Scores | str | os.PathLike | None = None,
+        proxy: Any = None,
         backend: str = "auto",
         threads: int | None = None,
         tokenizer: Any = None,
@@ -144,7 +151,8 @@ class Detector:
                 "use Watermark.load(path)"
             )
         self.watermark = watermark
-        self.statistic = watermark.tested_as(scheme, gap, block_length, score)
+        scores = chosen_scores(watermark.sampler, watermark.vocab_size, score, proxy)
+        self.statistic = watermark.tested_as(scheme, gap, block_length, scores)
         problem = watermark.problem(self.statistic)
         self.costs = watermark.key.costs(problem)
         self.engine = Engine(
@@ -268,13 +276,23 @@ class Detector:
         for place, text in enumerate(texts):
             array, length, error = self._tokens(text)
             if array is not None:
-                error = self.engine.error(len(array))
+                error = self.engine.error(len(array)) or self._unread(array)
             if array is None or error is not None:
                 batch.failed[place] = length, str(error)
             else:
                 batch.arrays.append(array)
                 batch.places.append(place)
         return batch
+
+    def _unread(self, array: np.ndarray) -> str | None:
+        """Why the scores cannot tell the bins of a text, which a proxy may have to read; or None."""
+        scores = self.statistic.scores
+        try:
+            if isinstance(scores, Scores):
+                scores.bins(array)
+        except WatermarkError as error:
+            return str(error)
+        return None
 
     def _detection(self, columns: Columns, i: int, array: np.ndarray | None) -> Detection:
         """Row i of the columns; with the alignment of `array`, if that is given."""

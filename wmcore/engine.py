@@ -163,7 +163,7 @@ class Engine:
 
     def log_segments(self, texts: Packed, source: CostSource) -> np.ndarray:
         """M of each text, float64 [N]: the largest sum of log factors, in nats, along a segment without gaps, of at
-        most n tokens. n m exp(-M) is a p-value (`plan.py`)."""
+        most n tokens. n m exp(-M) is a p-value (`segments.py`)."""
         parts = self._parts(texts)
         if len(parts) > 1:
             return np.concatenate([self.log_segments(texts.take(part), source) for part in parts])
@@ -171,7 +171,7 @@ class Engine:
         numbers = source.numbers(texts.distinct, self.backend)
         return self.backend.log_segments(self.problem, texts, numbers, self.threads)
 
-    def _parts(self, texts: Texts) -> list[np.ndarray]:
+    def _parts(self, texts: Packed) -> list[np.ndarray]:
         """Texts (int64) whose costs are looked at together, so that these take at most _COSTS_AT_ONCE bytes."""
         problem = self.problem
         rows = _COSTS_AT_ONCE // (4 * problem.n)
@@ -188,10 +188,10 @@ class Engine:
 
     def null(self, texts: Packed, a: int, resamples: Resamples) -> np.ndarray:
         """The statistics of text a under resampled keys, in user units: float64 [stop - first]."""
-        null = self.backend.null_values
+        rest = a, resamples, self.threads
         if isinstance(texts, ScoredTexts):
-            null = self.backend.null_scored
-        return self.units(null(self.problem, texts, a, resamples, self.threads))
+            return self.units(self.backend.null_scored(self.problem, texts, *rest))
+        return self.units(self.backend.null_values(self.problem, texts, *rest))
 
     def prefixes(self, texts: Packed, source: CostSource) -> np.ndarray:
         """The statistic of every prefix of the only text: int32 [m]."""
@@ -256,6 +256,7 @@ class Engine:
 
     def all_windows(self, texts: Packed, source: CostSource) -> np.ndarray:
         """The cost of every block of the only text with every key window, in user units: float64 [m - k + 1, n]."""
+        assert isinstance(texts, Texts)
         problem = self.problem.of_block(int(texts.k[0]))
         matrix = self.matrix(source, texts.distinct)
         return self.units(self.backend.all_windows(problem, texts, matrix))

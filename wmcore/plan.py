@@ -131,8 +131,7 @@ class Subject:
     @property
     def has_evalues(self) -> bool:
         """Whether there are e-values over edit paths."""
-        scheme = self.statistic.scheme
-        return self.fair and (scheme.alignment.scored or scheme.cost.evalue)
+        return self.fair and self.statistic.scheme.evalues
 
 
 @dataclass(frozen=True)

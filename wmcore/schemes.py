@@ -34,7 +34,7 @@ class TokenCost:
     log_mgf : callable
         An upper bound of log E exp(-t cost) by chance: float64 [G] -> float64 [G].
     evalue : bool
-        Whether there is an e-value over edit paths (`kernels/cpu/evalue.py`).
+        Whether its costs have an e-value over edit paths (`kernels/cpu/evalue.py`); scores always have.
     """
 
     name: str
@@ -84,6 +84,11 @@ class Scheme:
     gap: float
     published_gap: float
     score: str | None = None
+
+    @property
+    def evalues(self) -> bool:
+        """Whether there are e-values over edit paths."""
+        return self.alignment.scored or self.cost.evalue
 
     def __reduce__(self) -> tuple[Callable[[object], "Scheme"], tuple[str]]:
         return scheme_of, (self.name,)

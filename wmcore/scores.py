@@ -158,12 +158,14 @@ class Scores:
 
     Any function of the text will do: it does not change when the key's numbers are drawn anew, so the test stays exact.
 
-    name : str, for messages and files; table : ScoreTable; by_eta : bool, whether the bin of a token is that of its eta
-    under the key (its), of `ETA_BINS`.
+    name : str, for messages and files; table : ScoreTable; gap : float or None, the gap cost that suits the scores, if
+    that is not the scheme's; by_eta : bool, whether the bin of a token is that of its eta under the key (its), of
+    `ETA_BINS`.
     """
 
     name: str
     table: ScoreTable
+    gap: float | None = None
     by_eta = False
 
     def bins(self, tokens: np.ndarray) -> np.ndarray:

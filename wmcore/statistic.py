@@ -24,9 +24,8 @@ class Statistic:
         gamma, the cost of an insertion or deletion, in the cost's unit; 0.0 where the alignment has no gaps.
     block_length : int or None
         k, the tokens aligned at a time; None aligns the whole text, which is all that free and local alignments do.
-    scores : Scores, str or None
-        What a free or local alignment adds up; a name stands for one of `wmcore.scores.SCORES`. None: the scheme's own;
-        what other alignments have.
+    scores : Scores or None
+        What a free or local alignment adds up; given as None, the scheme's own. None for other alignments.
 
     Raises
     ------
@@ -37,7 +36,7 @@ class Statistic:
     scheme: Scheme
     gap: float
     block_length: int | None
-    scores: Scores | str | None = None
+    scores: Scores | None = None
 
     def __post_init__(self) -> None:
         gap = real_number("gap", self.gap, 0)
@@ -64,9 +63,9 @@ class Statistic:
             raise WatermarkError(
                 f"block_length is {self.block_length}, but scheme {self.scheme.name!r} aligns whole texts: leave it out"
             )
-        scores = self.scheme.score if self.scores is None else self.scores
-        if isinstance(scores, str):
-            scores = named_scores(self.scheme.sampler, scores)
+        scores = self.scores
+        if scores is None:
+            scores = named_scores(self.scheme.sampler, str(self.scheme.score))
         if not isinstance(scores, Scores):
             raise TypeError(f"score is a {type(scores).__name__}, but must be a name or Scores")
         if scores.table.sampler != self.scheme.sampler:

@@ -8,8 +8,8 @@ from wmcore.checks import whole_number
 from wmcore.errors import WatermarkError
 from wmcore.kernels.problem import Problem
 from wmcore.key import Key, PublishedKey
-from wmcore.schemes import DEFAULT_SCHEME, SCHEMES, scheme_of
-from wmcore.scores import Scores
+from wmcore.schemes import DEFAULT_SCHEME, FREE, SCHEMES, named, scheme_of
+from wmcore.scores import Scores, named_scores
 from wmcore.statistic import WHOLE_TEXT, Statistic
 
 _LARGEST_KEY_LENGTH = 1 << 20
@@ -139,9 +139,10 @@ class Watermark:
         Parameters
         ----------
         scheme : str, optional
-            Of the same sampler. Default: the watermark's.
+            Of the same sampler. Default: the watermark's; with scores that it does not take, the free one.
         gap : float, optional
-            Default: the watermark's if scheme is the watermark's, else the scheme's own.
+            Default: that of the scores, if they have one (`ProxyScores`); else the watermark's if scheme is the
+            watermark's; else the scheme's own.
         block_length : int, optional
             0 for the whole text. Default: the watermark's, or the whole text for a scheme that aligns no blocks.
         scores : Scores or str, optional
@@ -154,18 +155,24 @@ class Watermark:
             cannot be used.
         """
         chosen = scheme_of(self.scheme if scheme is None else scheme)
+        if scheme is None and scores is not None and not chosen.alignment.scored:
+            chosen = named(chosen.cost, FREE) or chosen
         if chosen.sampler != self.sampler:
             alike = ", ".join(s.name for s in SCHEMES.values() if s.sampler == self.sampler)
             raise WatermarkError(
                 f"scheme {chosen.name!r} tests text of the sampler {chosen.sampler!r}, but this watermark writes with "
                 f"{self.sampler!r}: use one of {alike}"
             )
+        if gap is None and isinstance(scores, Scores) and chosen.alignment.scored:
+            gap = scores.gap
         if gap is None:
             gap = self.gap if chosen.name == self.scheme else chosen.gap
         if block_length is None:
             block_length = None if chosen.alignment.scored else self.block_length
         elif whole_number("block_length", block_length) == WHOLE_TEXT:
             block_length = None
+        if isinstance(scores, str):
+            scores = named_scores(chosen.sampler, scores)
         return Statistic(chosen, gap, block_length, scores)
 
     def problem(self, statistic: Statistic | None = None) -> Problem:

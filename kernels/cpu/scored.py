@@ -242,7 +242,8 @@ def statistics(problem, inverse, bins, bonus, group, lanes):
 
 
 @njit(nogil=True)
-def _lanes(n):
+def lanes_scratch(n):
+    """`Lanes`."""
     return Lanes(aligned_i16(n * 32), aligned_i16(n * 32))
 
 
@@ -258,7 +259,7 @@ def tally_groups(problem, scored, value, members, seed_key, groups, found):
     for a in members:
         most = max(most, texts.distinct_offsets[a + 1] - texts.distinct_offsets[a])
     group_of = group_scratch(problem, scoring, most)
-    lanes = _lanes(problem.n)
+    lanes = lanes_scratch(problem.n)
     for group in range(first_group, last_group):
         make_group(seed_key, problem, group, most, scoring, group_of)
         for a in members:
@@ -283,7 +284,7 @@ def null_values(problem, scored, a, seed_key, groups, out):
     first, last = texts.offsets[a], texts.offsets[a + 1]
     n_rows = texts.distinct_offsets[a + 1] - texts.distinct_offsets[a]
     group_of = group_scratch(problem, scored.scoring, n_rows)
-    lanes = _lanes(problem.n)
+    lanes = lanes_scratch(problem.n)
     values = np.empty(32, np.int16)
     for group in range(groups[0], groups[1]):
         make_group(seed_key, problem, group, n_rows, scored.scoring, group_of)
@@ -304,7 +305,7 @@ def null_prefixes(problem, scored, bonus, seed_key, groups, out):
     m = texts.inverse.size
     n, gamma = problem.n, problem.gamma
     group_of = group_scratch(problem, scored.scoring, texts.distinct.size)
-    lanes = _lanes(n)
+    lanes = lanes_scratch(n)
     values = np.empty(32, np.int16)
     for group in range(groups[0], groups[1]):
         make_group(seed_key, problem, group, texts.distinct.size, scored.scoring, group_of)
@@ -523,12 +524,11 @@ def path(problem, scored, costs, out):
     n, gamma, local = problem.n, problem.gamma, problem.alignment == LOCAL
     texts, scoring = scored.texts, scored.scoring
     m = texts.inverse.size
-    came = np.empty(
-        (m, n), np.int8
-    )  # 0: match, 1: the token is a gap, 2: the row is one, 3: nothing before
+    zero = np.int64(0)
+    came = np.empty((m, n), np.int8)  # 0: match, 1: token gap, 2: row gap, 3: nothing before
     state = np.zeros(n, np.int64)
     plain = np.zeros(n, np.int64)
-    best, end, at = np.int64(0 if local else 2**62), np.int64(-1), np.int64(-1)
+    best, end, at = 0 if local else 2**62, -1, -1
     for i in range(m):
         numbers = costs.matrix[costs.source[texts.inverse[i]]]
         table = scoring.costs[scored.bins[i]]
@@ -542,7 +542,7 @@ def path(problem, scored, costs, out):
             if j > 0 and state[j - 1] + gamma < new:
                 new, how = state[j - 1] + gamma, 2
             if local and new >= 0:
-                new, how = np.int64(0), 3
+                new, how = zero, 3
             diagonal, state[j] = up, new
             came[i, j] = how
             here = plain[j]
@@ -556,11 +556,11 @@ def path(problem, scored, costs, out):
         if local or i == m - 1:
             for j in range(n):
                 if state[j] < best:
-                    best, end, at = state[j], i, j
+                    best, end, at = int(state[j]), i, j
     if not local:
         for j in range(n):
             if plain[j] - scored.bonus[0] < best:
-                best, end, at = plain[j] - scored.bonus[0], np.int64(-1), j
+                best, end, at = int(plain[j] - scored.bonus[0]), -1, j
         if end < 0:
             for i in range(m):
                 out[i] = (at - (m - 1) + i) % n

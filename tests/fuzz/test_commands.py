@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fuzz.budget import inputs
 from fuzz.corpora import ARRAY, LINES, PARQUET
 from fuzz.holds import is_harmless, keeps
-from fuzz.marks import HEX, mark
+from fuzz.marks import HEX, mark, scores
 from fuzz.mutations import damaged
 from wmcore import WatermarkError
 
@@ -67,6 +67,7 @@ READING = {
     "--scheme": NAMES,
     "--gap": NUMBERS,
     "--block-length": NUMBERS,
+    "--score": ["scores.json", "mixture", *FILES, *STRANGE],
     "--resamples": NUMBERS,
     "--stop-after": NUMBERS,
     "--seed": NUMBERS,
@@ -86,7 +87,7 @@ OPTIONS = {
         "--gap": NUMBERS,
         "--force": None,
     },
-    "detect": READING,
+    "detect": {**READING, "--proxy": STRANGE},
     "scan": {
         **READING,
         "--output": ["new", "new", "out", "mark.json", "sub", "new/deep", *STRANGE],
@@ -118,6 +119,19 @@ OPTIONS = {
         "--batch-size": NUMBERS,
         "--seed": NUMBERS,
     },
+    "learn-scores": {
+        "--prompts": ["-", *FILES, *STRANGE],
+        "--model": STRANGE,
+        "--output": ["x.json", "sub", *STRANGE],
+        "--by": ["proxy", "tokens", *STRANGE],
+        "--proxy": STRANGE,
+        "--temperature": NUMBERS,
+        "--top-p": NUMBERS,
+        "--chat": None,
+        "--max-new-tokens": NUMBERS,
+        "--batch-size": NUMBERS,
+        "--seed": NUMBERS,
+    },
     "demo": {"--scheme": NAMES, "--output": ["x.html", "sub", *STRANGE], "--seed": NUMBERS},
 }
 NEEDED = {
@@ -126,6 +140,7 @@ NEEDED = {
     "scan": ["--watermark", "--output"],
     "report": [],
     "generate": ["--watermark", "--prompts"],
+    "learn-scores": ["--prompts", "--output"],
     "demo": [],
 }
 FILES_OF = {
@@ -139,7 +154,10 @@ SMALL = {
 }
 """What makes a good command quick; what is drawn comes later and counts."""
 WEIGHTS = (
-    ["detect"] * 5 + ["scan"] * 4 + ["keygen"] * 3 + ["report", "report", "generate", "demo", ""]
+    ["detect"] * 5
+    + ["scan"] * 4
+    + ["keygen"] * 3
+    + ["report", "report", "generate", "learn-scores", "demo", ""]
 )
 
 
@@ -178,6 +196,7 @@ class Folder:
         self.path, self.wm = path, wm
         mark("exp").save("mark.json")
         mark("its-edit").save("its.json")
+        scores("tokens").save("scores.json")
         Path("in.jsonl").write_bytes(LINES)
         Path("records").write_bytes(LINES)
         Path("in.json").write_bytes(ARRAY)

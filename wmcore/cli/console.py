@@ -14,6 +14,7 @@ import typer
 from wmcore.errors import WatermarkError
 from wmcore.records import printable
 from wmcore.schemes import SCHEMES
+from wmcore.scores import SCORES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,6 +46,8 @@ TokenizerName = Annotated[
     typer.Option(help="smollm2, or a transformers name or path. Default: the watermark's own."),
 ]
 
+ModelName = Annotated[str, typer.Option("--model", help="smollm2, or a transformers name or path.")]
+
 NAMES = ", ".join(SCHEMES)
 TestScheme = Annotated[
     str | None,
@@ -64,6 +67,17 @@ TestBlock = Annotated[
         min=0,
         max=MOST,
         help="Tokens aligned at a time; 0 for the whole text. Default: the watermark's.",
+    ),
+]
+
+
+TestScore = Annotated[
+    str | None,
+    typer.Option(
+        "--score",
+        metavar="NAME|FILE",
+        help=f"What free and local schemes add up: {', '.join(SCORES)}, or a file of learn-scores. "
+        "Default: the scheme's.",
     ),
 ]
 

@@ -15,6 +15,7 @@ from wmcore.cli.console import (
     TestBlock,
     TestGap,
     TestScheme,
+    TestScore,
     TokenizerName,
     WatermarkFile,
     example,
@@ -40,6 +41,7 @@ EXAMPLES = example(
     "wmcore detect -w watermark.json --json out.jsonl > results.jsonl",
     "wmcore detect -w watermark.json --tokens-field tokens out.jsonl",
     "wmcore detect -w watermark.json --tokenizer smollm2 --spans report.txt",
+    "wmcore detect -w watermark.json --proxy smollm2 essay.txt",
     "cat letter.txt | wmcore detect -w watermark.json -",
 )
 
@@ -56,6 +58,14 @@ def detect(
     scheme: TestScheme = None,
     gap: TestGap = None,
     block_length: TestBlock = None,
+    score: TestScore = None,
+    proxy: Annotated[
+        str | None,
+        typer.Option(
+            help="A model that reads each text and says how expected its tokens were: smollm2, or a transformers name "
+            "or path. Finds more at low temperatures.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line instead of a table.")
     ] = False,
@@ -141,7 +151,15 @@ def detect(
     if coder is None and tokens_field is None:
         raise WatermarkError("no --tokenizer given and the watermark names none: give its model's")
     reading = Reading(text_field or "text", tokens_field=tokens_field, max_bytes=max_bytes)
-    detector = Detector(mark, scheme=scheme, gap=gap, block_length=block_length, tokenizer=coder)
+    detector = Detector(
+        mark,
+        scheme=scheme,
+        gap=gap,
+        block_length=block_length,
+        score=score,
+        proxy=proxy,
+        tokenizer=coder,
+    )
     documents = chain.from_iterable(
         read_documents(path, form, reading) for path, form in zip(files, formats, strict=True)
     )

@@ -1,4 +1,4 @@
-"""The ``wmcore`` command: keygen, generate and demo; detect is in `detect`, scan and report in `scan`.
+"""The ``wmcore`` command: keygen, generate and demo; the others are in `detect`, `learn` and `scan`.
 
 Exit code 0 whatever is found; 2 for bad usage or input, with one line on standard error that says what to do; 130 when
 interrupted; 1 for an error of wmcore's own. Everything heavy is imported inside the command that needs it.
@@ -16,8 +16,18 @@ import typer
 from typer.exceptions import TyperException
 
 from wmcore._version import __version__
-from wmcore.cli import console, detect, scan
-from wmcore.cli.console import MOST, NAMES, Seed, WatermarkFile, example, note, output_option
+from wmcore.cli import console, detect, learn, scan
+from wmcore.cli.console import (
+    MOST,
+    NAMES,
+    ModelName,
+    Seed,
+    WatermarkFile,
+    example,
+    note,
+    output_option,
+)
+from wmcore.cli.prompts import PromptsFile, read_prompts
 from wmcore.errors import WatermarkError
 from wmcore.schemes import DEFAULT_SCHEME
 
@@ -39,7 +49,7 @@ def start(
         console.say(f"wmcore {__version__}")
     elif context.invoked_subcommand is None:
         raise WatermarkError(
-            "no command given: wmcore -h lists keygen, generate, detect, demo, scan and report"
+            "no command given: wmcore -h lists keygen, generate, detect, learn-scores, demo, scan and report"
         )
 
 
@@ -116,17 +126,8 @@ def _reserved(path: str) -> Any:
 )
 def generate(
     watermark: WatermarkFile,
-    prompts: Annotated[
-        str,
-        typer.Option(
-            metavar="FILE",
-            callback=console.named,
-            help="Records with a field 'prompt': JSON Lines, .json or .parquet, or - for stdin.",
-        ),
-    ],
-    model: Annotated[
-        str, typer.Option(help="smollm2, or a transformers name or path.")
-    ] = "smollm2",
+    prompts: PromptsFile,
+    model: ModelName = "smollm2",
     output: Annotated[str, output_option("JSON Lines, or - for stdout.")] = "-",
     max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST)] = 200,
     temperature: Annotated[float, typer.Option()] = 1.0,
@@ -139,26 +140,12 @@ def generate(
 
     Lines are written as texts are finished, with the prompt's number from 0 as 'index'.
     """
-    from wmcore import records
     from wmcore.watermark import Watermark
 
     if output != "-" and Path(output).resolve() == Path(prompts).resolve():
         raise WatermarkError(f"--output {output}: these are the prompts; choose another file")
     mark = Watermark.load(watermark)
-    form = records.given_format(prompts, records=True)
-    if form.kind == "text":
-        form = records.Format("json")
-    texts: list[tuple[int, str]] = []
-    failed: list[dict[str, Any]] = []
-    reading = records.Reading(text_field="prompt")
-    for index, prompt in enumerate(records.read_documents(prompts, form, reading)):
-        if prompt.text is None:
-            note(f"{prompt.id}: {prompt.error}")
-            failed.append({"index": index, "prompt": None, "error": prompt.error})
-        else:
-            texts.append((index, prompt.text))
-    if not texts:
-        raise WatermarkError(f"--prompts {prompts}: no line with a field 'prompt'; give some")
+    texts, failed = read_prompts(prompts)
 
     from wmcore.generation import Generation
     from wmcore.generation import generate as continue_prompts
@@ -199,6 +186,7 @@ def generate(
 
 
 app.command(epilog=detect.EXAMPLES)(detect.detect)
+app.command(epilog=learn.EXAMPLES)(learn.learn_scores)
 
 
 @app.command(epilog=example("wmcore demo", "wmcore demo --scheme exp-edit -o page.html"))

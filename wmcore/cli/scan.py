@@ -12,6 +12,7 @@ from wmcore.cli.console import (
     TestBlock,
     TestGap,
     TestScheme,
+    TestScore,
     TokenizerName,
     WatermarkFile,
     example,
@@ -56,6 +57,7 @@ def scan(
     scheme: TestScheme = ScanSettings.scheme,
     gap: TestGap = ScanSettings.gap,
     block_length: TestBlock = ScanSettings.block_length,
+    score: TestScore = ScanSettings.score,
     text_field: Annotated[
         str, typer.Option(help="Field or column with the text.")
     ] = ScanSettings.text_field,

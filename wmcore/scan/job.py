@@ -19,6 +19,7 @@ from wmcore.scan.store import Store
 from wmcore.scan.windows import window_and_stride
 from wmcore.scan.worker import Scanner
 from wmcore.schemes import LOCAL, SCHEMES
+from wmcore.scores import Scores
 from wmcore.significance import derived_seed
 from wmcore.watermark import Watermark
 
@@ -212,10 +213,10 @@ def _check_fdr(watermark: Watermark, settings: ScanSettings) -> None:
     if settings.fdr != "ebh":
         return
     scheme = watermark.tested_as(settings.scheme, settings.gap, settings.block_length).scheme
-    if not scheme.cost.evalue:
-        known = [other.name for other in SCHEMES.values() if other.cost.evalue]
+    if not scheme.evalues:
+        known = [other.name for other in SCHEMES.values() if other.evalues]
         raise WatermarkError(
-            f"fdr is 'ebh', but scheme {scheme.name!r} has no e-values, as {' and '.join(known)} have: "
+            f"fdr is 'ebh', but scheme {scheme.name!r} has no e-values, as {', '.join(known)} have: "
             "use 'bh' or 'by'"
         )
     if not watermark.key.fair:
@@ -228,7 +229,7 @@ def _check_fdr(watermark: Watermark, settings: ScanSettings) -> None:
 def _settled(
     watermark: Watermark, store: Store | None, tokenizer: Any, settings: ScanSettings
 ) -> tuple[Any, ScanSettings]:
-    """The tokenizer that is used, and the settings with its name and a seed."""
+    """The tokenizer that is used, and the settings with its name, that of the scores, and a seed."""
     if settings.tokens_field is None:
         tokenizer = tokenizer or settings.tokenizer or watermark.tokenizer
         if tokenizer is None:
@@ -247,6 +248,8 @@ def _settled(
             f"the proven bound for strong watermarks: use a window of {watermark.key_length}",
             stacklevel=4,
         )
+    scores = settings.scores(watermark)
+    settings = replace(settings, score_name=scores.name if isinstance(scores, Scores) else scores)
     if settings.seed is None:
         seed = secrets.randbits(63)
         if store is not None and (store.path / MANIFEST).exists():

@@ -8,6 +8,8 @@ from wmcore.records import MAX_BYTES, Reading
 
 if TYPE_CHECKING:
     from wmcore.plan import Plan
+    from wmcore.scores import Scores
+    from wmcore.watermark import Watermark
 
 FIRST_PASSES = ("resamples", "calibrated")
 FDR_METHODS = ("bh", "by", "ebh")
@@ -25,7 +27,7 @@ _LEAST = {
     "max_bytes": 1,
 }
 """The whole numbers among the settings, and their least values."""
-_NAMES = ("id_field", "tokens_field", "tokenizer", "scheme")
+_NAMES = ("id_field", "tokens_field", "tokenizer", "scheme", "score", "score_name")
 """The settings that are a name or None."""
 
 
@@ -41,6 +43,11 @@ class ScanSettings:
         Name of the tokenizer; not needed with a tokens_field.
     scheme, gap, block_length : optional
         How to test, where not as the watermark says: see `Watermark.tested_as`.
+    score : str, optional
+        What a free or local scheme adds up: a name, or the path of a file of scores by token id (see `Detector`). Every
+        worker reads it.
+    score_name : str, optional
+        The name of these scores, which tells the contents of two files apart; the scan fills it in.
     window, stride : int, optional
         Documents of more tokens than window are tested in windows of that many, which start every stride tokens;
         the last one ends with the document. Default: 256 tokens, for a local alignment 4,096; and half of the window.
@@ -75,6 +82,8 @@ class ScanSettings:
     block_length: int | None = None
     window: int | None = None
     stride: int | None = None
+    score: str | None = None
+    score_name: str | None = None
     resamples: int = 19_999
     stop_after: int = 3
     first: str = "resamples"
@@ -150,6 +159,12 @@ class ScanSettings:
             first_resamples=self.first_resamples,
             first_stop=self.first_stop,
         )
+
+    def scores(self, watermark: "Watermark") -> "Scores | str | None":
+        """What is meant by the score; WatermarkError if it cannot be used."""
+        from wmcore.learned_scores import chosen_scores
+
+        return chosen_scores(watermark.sampler, watermark.vocab_size, self.score)
 
     @property
     def reading(self) -> Reading:

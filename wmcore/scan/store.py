@@ -117,7 +117,8 @@ class Store:
         WatermarkError
             If the watermark, an input or a setting is not the one that the output was begun with.
         """
-        test = watermark.tested_as(settings.scheme, settings.gap, settings.block_length)
+        score = settings.scores(watermark)
+        test = watermark.tested_as(settings.scheme, settings.gap, settings.block_length, score)
         mark = {
             "fingerprint": watermark.fingerprint,
             "scheme": test.scheme.name,

@@ -64,6 +64,7 @@ class Scanner:
             scheme=settings.scheme,
             gap=settings.gap,
             block_length=settings.block_length,
+            score=settings.scores(watermark),
             backend=backend,
             threads=threads,
             tokenizer=tokenizer,
@@ -183,6 +184,7 @@ class Scanner:
                 scheme=statistic.scheme.name,
                 gap=statistic.gap,
                 block_length=statistic.block_length or WHOLE_TEXT,
+                score=statistic.scores,
                 backend=engine.backend.name,
                 threads=engine.threads,
             )

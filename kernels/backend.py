@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .constants import NOTHING
 from .problem import EDIT, CostTable, Fits, Problem, Resamples, ScoredTexts, Texts
 
 Sampler = Callable[[Any, str, Any, float, Any, int], None]
@@ -158,11 +157,7 @@ class Backend:
         from .cpu.threads import run, slices
 
         count = scored.size
-        fits = Fits(
-            np.full(count, NOTHING, np.int32),
-            np.full(count, -1, np.int64),
-            np.full(count, -1, np.int64),
-        )
+        fits = Fits.nothing(count)
         members = np.arange(count)
         jobs = [
             (problem, scored, members[a:b], costs, best, fits)
@@ -231,6 +226,21 @@ class Backend:
             for a, b in slices(scored.size, 4 * threads)
         ]
         run(kernels.log_evalues, jobs, threads)
+        return out
+
+    def log_segments(
+        self, problem: Problem, scored: ScoredTexts, costs: CostTable, threads: int
+    ) -> np.ndarray:
+        """The largest sum of log factors along a segment of at most n tokens without gaps, in nats: float64 [N]."""
+        from .cpu import scored as kernels
+        from .cpu.threads import run, slices
+
+        out = np.empty(scored.size)
+        members = np.arange(scored.size)
+        jobs = [
+            (problem, scored, members[a:b], costs, out) for a, b in slices(scored.size, 4 * threads)
+        ]
+        run(kernels.log_segments, jobs, threads)
         return out
 
     def path_scored(

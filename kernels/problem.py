@@ -212,6 +212,11 @@ class ScoredTexts(NamedTuple):
             bonus=self.bonus[members],
         )
 
+    def cut(self, first: int, stop: int) -> "ScoredTexts":
+        """Tokens first .. stop - 1 of the only text as a text, in the bins that they have there."""
+        tokens = self.distinct[self.texts.inverse[first:stop]]
+        return self._replace(texts=pack([tokens], None), bins=self.bins[first:stop])
+
 
 class CostTable(NamedTuple):
     """Costs of one key. matrix: int32 [R, >= n], on the host or where the backend keeps it; source: int64 [sum U],
@@ -232,14 +237,22 @@ class Resamples(NamedTuple):
 
 
 class Fits(NamedTuple):
-    """The statistic of each text and where it is: value int32, in cost units; block, tau int64 [N].
+    """The statistic of each text and where it is: value int32, in cost units; block, stop, tau int64 [N].
 
-    (NOTHING, -1, -1) where the statistic exceeds what was asked for.
+    Tokens block .. stop - 1 are aligned, from key row tau on. (NOTHING, -1, -1, -1) where the statistic exceeds what
+    was asked for.
     """
 
     value: np.ndarray
     block: np.ndarray
+    stop: np.ndarray
     tau: np.ndarray
+
+    @classmethod
+    def nothing(cls, count: int) -> "Fits":
+        """Of `count` texts, to be filled in."""
+        place = (np.full(count, -1, np.int64) for _ in range(3))
+        return cls(np.full(count, NOTHING, np.int32), *place)
 
 
 def distinct_tokens(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

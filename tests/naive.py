@@ -323,3 +323,20 @@ def scored_statistic(costs, gamma, bonus, local):
     if local:
         return best
     return min(*(clip(s - gamma) for s in state), *(clip(p - bonus) for p in plain))
+
+
+def best_segment(scores):
+    """(sum, first token, stop, row of the first) of the gapless segment of at most n tokens with the largest sum.
+
+    scores: [m][n] floats, summed along the cyclic diagonal; (0.0, 0, 0, 0) where none is positive.
+    """
+    m, n = len(scores), len(scores[0])
+    best = (0.0, 0, 0, 0)
+    for start in range(m):
+        for row in range(n):
+            total = 0.0
+            for d in range(min(n, m - start)):
+                total += scores[start + d][(row + d) % n]
+                if total > best[0]:
+                    best = (total, start, start + d + 1, row)
+    return best

@@ -5,10 +5,13 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import V, one_line, rows
+from test_scored import marked
 
 from wmcore import Detector, Key, Watermark
+from wmcore.locate import locate
 
 try:
     import pyarrow as pa
@@ -39,6 +42,34 @@ def test_detect_results_for_every_document(wm, mark, letters):
     assert code == 0
     assert "in.jsonl:8" in table
     assert "not JSON" in table
+
+
+def test_detect_says_where_the_passages_are(wm, letters):
+    watermark = Watermark.create("exp", vocab_size=V, key_length=64, key=Key(b"\3" * 32))
+    watermark.save("fixed.json")
+    rng = np.random.default_rng(1)
+    text = np.concatenate(
+        [rng.integers(V, size=90), marked(watermark, 60, 5), rng.integers(V, size=50)]
+    )
+    with open("in.jsonl", "w") as file:
+        for tokens in (text.tolist(), text[:80].tolist(), []):
+            file.write(json.dumps({"tokens": tokens}) + "\n")
+    given = ("detect", "-w", "fixed.json", "--tokens-field", "tokens", "--spans", "--seed", 1)
+    code, out, _ = wm(*given, "--json", "in.jsonl")
+    assert code == 0
+    whole, part, failed = rows(out)
+    (span,) = whole["spans"]
+    expected = locate(Detector(watermark), text, seed=1)
+    assert span == expected[0].to_dict()
+    assert span["char_start"] is None
+    assert part["spans"] == []
+    assert failed["spans"] is None
+    code, table, _ = wm(*given, "in.jsonl")
+    assert f"{span['start']} to {span['stop']}: p = {span['p_value']:.4g}" in table
+    assert wm(*given, "--level", 1e-300, "--json", "in.jsonl")[1].count('"spans": []') == 2
+    code, _, err = wm(*given[:-2], "--verdict-only", "in.jsonl")
+    assert code == 2
+    assert "--spans says more than found or not" in err
 
 
 def test_detect_text_files_and_standard_input(wm, mark, letters):

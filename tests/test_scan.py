@@ -26,7 +26,7 @@ from wmcore.scan.batch import Batch  # noqa: E402
 from wmcore.scan.manifest import read_manifest  # noqa: E402
 from wmcore.scan.page import render  # noqa: E402
 from wmcore.scan.store import read_shard, shards  # noqa: E402
-from wmcore.scan.windows import starts  # noqa: E402
+from wmcore.scan.windows import starts, window_and_stride  # noqa: E402
 from wmcore.scan.worker import Scanner  # noqa: E402
 
 MARK = watermark()
@@ -142,6 +142,28 @@ def test_long_documents_show_the_best_window(whole):
         assert row["length"] == 304
         overlap = min(row["window"]["end"], 214) - max(row["window"]["start"], 150)
         assert overlap >= 40
+
+
+def test_a_local_pass_finds_the_passage_of_a_whole_document(tokens_file):
+    options = {name: value for name, value in OPTIONS.items() if name not in ("window", "stride")}
+    rows = list(scan(tokens_file, MARK, scheme="exp-local", **options))
+    assert list(scan(tokens_file, MARK, scheme="exp-local", threads=1, **options)) == rows
+    assert all(r["windows"] == 1 for r in rows)
+    long = [r for r in rows if r["id"][0] == "l"]
+    assert sum(r["p_value"] <= 1e-6 for r in long) >= len(long) - 1
+    errors = [abs(r["window"]["start"] - 150) + abs(r["window"]["end"] - 214) for r in long]
+    assert np.median(errors) <= 25
+    assert sum(r["p_value"] <= 0.001 for r in rows if r["id"][0] == "d") <= 3
+
+
+def test_windows_of_a_scheme():
+    free, local = ({"scheme": f"exp-{name}", **OPTIONS} for name in ("free", "local"))
+    for given, least in ((free, 256), (local, 4096)):
+        scheme = MARK.tested_as(given["scheme"]).scheme
+        for window, stride in ((None, None), (64, None), (63, None), (64, 10), (None, 8)):
+            settings = ScanSettings(**{**given, "window": window, "stride": stride})
+            size = window or least
+            assert window_and_stride(settings, scheme) == (size, stride or -(-size // 2))
 
 
 def test_results_do_not_depend_on_batches_and_threads(tokens_file, whole, monkeypatch):

@@ -97,6 +97,22 @@ def test_levels_gaps_and_jumps():
     assert pieces[5].tip == "token 5: no key row"
 
 
+def test_spans_are_marked_and_their_labels_escaped():
+    spans = [
+        SimpleNamespace(start=1, stop=3, p_value=0.001),
+        SimpleNamespace(start=4, stop=5, p_value=1e-9),
+    ]
+    found = detection(range(6), range(6), [-1.0] * 6)
+    shown = token_page.passage("t", "exp", Letters(), list(b"a<bc>d"), found, spans)
+    assert [p.inside for p in shown.pieces] == [False, True, True, False, True, False]
+    page = token_page.render(
+        "t", [token_page.Section("exp", "", [token_page.Example("p", [shown])])]
+    )
+    labels = re.findall(r'<sup>(.*?)</sup><i class="f1 in" title="[^"]*">(.*?)</i>', page)
+    assert labels == [("passage 1: p = 0.001", "&lt;"), ("passage 2: p = 1e-09", "&gt;")]
+    assert page.count(' in"') == 3
+
+
 def test_text_without_alignment_is_shown_plain():
     failed = SimpleNamespace(p_value=None, error="empty text", length=0, alignment=None)
     shown = token_page.passage("damaged", "its", Letters(), list(b"ab"), failed)

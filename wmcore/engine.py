@@ -161,6 +161,16 @@ class Engine:
         members = np.arange(texts.size)
         return self.backend.log_evalues(self.problem, texts, costs, members, self.threads)
 
+    def log_segments(self, texts: Packed, source: CostSource) -> np.ndarray:
+        """M of each text, float64 [N]: the largest sum of log factors, in nats, along a segment without gaps, of at
+        most n tokens. n m exp(-M) is a p-value (`segments.py`)."""
+        parts = self._parts(texts)
+        if len(parts) > 1:
+            return np.concatenate([self.log_segments(texts.take(part), source) for part in parts])
+        assert isinstance(texts, ScoredTexts)
+        numbers = source.numbers(texts.distinct, self.backend)
+        return self.backend.log_segments(self.problem, texts, numbers, self.threads)
+
     def _parts(self, texts: Packed) -> list[np.ndarray]:
         """Texts (int64) whose costs are looked at together, so that these take at most _COSTS_AT_ONCE bytes."""
         problem = self.problem
@@ -211,7 +221,9 @@ class Engine:
     ) -> Alignment:
         """How the block of tokens from `block` on met the window of key rows from `shift` on."""
         if self.binning is not None:
-            return self._scored_alignment(tokens, source)
+            texts = self.pack([tokens])
+            assert isinstance(texts, ScoredTexts)
+            return self.path(texts, source)
         k = self.block_length or len(tokens)
         positions = np.arange(block, block + k)
         distinct, inverse = distinct_tokens(tokens[positions])
@@ -220,15 +232,27 @@ class Engine:
         cost = np.where(rows >= 0, self.units(matrix[inverse, rows]), np.nan)
         return Alignment(positions, rows, cost)
 
-    def _scored_alignment(self, tokens: np.ndarray, source: CostSource) -> Alignment:
-        texts = self.pack([tokens])
-        assert isinstance(texts, ScoredTexts)
+    def path(self, texts: ScoredTexts, source: CostSource) -> Alignment:
+        """The best free or local alignment of the only text with a key; without a position where no token fits."""
         numbers = source.numbers(texts.distinct, self.backend)
         rows, first, stop = self.backend.path_scored(self.problem, texts, numbers)
         rows = rows[first:stop]
         matrix = self.matrix(source, texts.distinct)
         cost = matrix[texts.texts.inverse[first:stop], rows] / COSTS[self.problem.cost].scale
         return Alignment(np.arange(first, stop), rows, np.where(rows >= 0, cost, np.nan))
+
+    def path_costs(self, texts: ScoredTexts, source: CostSource, path: Alignment) -> np.ndarray:
+        """What each position of a `path` adds to the cost of its alignment, gaps included, in units: int64 [k]."""
+        gamma, n = self.problem.gamma, self.problem.n
+        met = path.rows >= 0
+        place, rows = path.positions[met], path.rows[met]
+        token = texts.texts.inverse[place]
+        numbers = source.numbers(texts.distinct[token], self.backend)
+        level = texts.scoring.levels[numbers.matrix[numbers.source, rows]]
+        out = np.full(len(met), gamma, np.int64)
+        passed_over = (np.diff(rows, prepend=rows[:1] - 1) - 1) % n
+        out[met] = texts.scoring.costs[texts.bins[place], level] + gamma * passed_over
+        return out
 
     def all_windows(self, texts: Packed, source: CostSource) -> np.ndarray:
         """The cost of every block of the only text with every key window, in user units: float64 [m - k + 1, n]."""

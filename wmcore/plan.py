@@ -7,8 +7,9 @@
 3. *Bound* (optional): where a proven bound G is at most eps = 1 / (100 (T + 1)), p = G, and no resample is made; every
    other p has eps added. For its costs G is that of `tail.py`, from phi and the tokens' places in the permutation. For
    exp costs it is twice the less of that and of 1 / E, the e-value over edit paths (`kernels/cpu/evalue.py`): twice,
-   because either may be the less. A text that stopped in the first pass gets no e-value, which counts as E = 0 and can
-   only make G larger.
+   because either may be the less. For a local alignment the bound of the best segment without gaps (`segments.py`)
+   takes the place of that from phi. A text that stopped in the first pass gets neither e-value, which counts as E = 0,
+   nor segment, which can only make G larger.
 
 Why p is valid, P(p <= a) <= a without a watermark. Leave the bound out at first. Without a first pass p is that of the
 full test. With one, for a < h1 / T1, p <= a means that the text passed and p2 <= a, and p2 is valid. For a >= h1 / T1,
@@ -43,6 +44,8 @@ from wmcore.engine import Engine
 from wmcore.errors import WatermarkError
 from wmcore.kernels.cpu import threads as pool
 from wmcore.kernels.problem import Fits
+from wmcore.schemes import LOCAL
+from wmcore.segments import log_segment_bound
 from wmcore.significance import derived_seed, permutation_test
 from wmcore.statistic import Statistic
 from wmcore.tail import log_bound
@@ -135,16 +138,17 @@ class Subject:
 class Columns:
     """Results of N texts, an array each.
 
-    p_value, statistic : float64; shift, block, length, resamples, hits : int64; method : str, as in `Detection`, and
-    "first" for a text that stopped in the first pass. p_error : float64, NaN but for calibrated p-values. log_e :
-    float64, the logarithm of the e-value over edit paths, -inf (E = 0) where it was not made. w times the least p_value
-    of the w windows of a document is the document's.
+    p_value, statistic : float64; shift, block, stop (one past the last token aligned), length, resamples, hits : int64;
+    method : str, as in `Detection`, and "first" for a text that stopped in the first pass. p_error : float64, NaN but
+    for calibrated p-values. log_e : float64, the logarithm of the e-value over edit paths, -inf (E = 0) where it was
+    not made. w times the least p_value of the w windows of a document is the document's.
     """
 
     p_value: np.ndarray
     statistic: np.ndarray
     shift: np.ndarray
     block: np.ndarray
+    stop: np.ndarray
     length: np.ndarray
     resamples: np.ndarray
     hits: np.ndarray
@@ -155,7 +159,7 @@ class Columns:
     @classmethod
     def empty(cls, count: int) -> "Columns":
         """Room for `count` texts."""
-        whole = ("shift", "block", "length", "resamples", "hits")
+        whole = ("shift", "block", "stop", "length", "resamples", "hits")
         return cls(
             p_value=np.zeros(count),
             statistic=np.zeros(count),
@@ -275,6 +279,7 @@ def _describe(
         statistic=subject.engine.units(fits.value),
         shift=fits.tau,
         block=fits.block,
+        stop=fits.stop,
         length=lengths,
     )
 
@@ -305,11 +310,19 @@ def log_proven(
 ) -> np.ndarray:
     """log G of each text, float64 [N], at most 0.0; statistic, log_e: float64 [N], -inf where E is not known."""
     lengths = np.array([len(text) for text in arrays], np.int64)
-    etas = subject.source.etas(arrays)
-    bounds = log_bound(subject.statistic, subject.engine.problem.n, statistic, lengths, etas)
+    alignment = subject.statistic.scheme.alignment
+    if alignment == LOCAL:
+        bounds = np.zeros(len(arrays))
+        known = np.flatnonzero(log_e > -np.inf)  # the others did not pass
+        if len(known):
+            texts = subject.engine.pack([arrays[i] for i in known.tolist()])
+            bounds[known] = log_segment_bound(subject.engine, subject.source, texts, lengths[known])
+    else:
+        etas = subject.source.etas(arrays)
+        bounds = log_bound(subject.statistic, subject.engine.problem.n, statistic, lengths, etas)
     if not subject.has_evalues:
         return bounds
-    if subject.statistic.scheme.alignment.scored:
+    if alignment.scored and alignment != LOCAL:
         return np.minimum(0.0, -log_e)  # there is no other bound
     # The less of two p-values, times two.
     return np.minimum(0.0, np.minimum(bounds, -log_e) + math.log(2))

@@ -131,11 +131,11 @@ SCHEMES = {
         Scheme("exp", "exp", EXP_COST, PLAIN, 0.0, 0.0),
         Scheme("exp-edit", "exp", EXP_COST, EDIT, 3.0, 0.0),
         Scheme("exp-free", "exp", EXP_COST, FREE, 1.8, 1.8, "log"),
-        Scheme("exp-local", "exp", EXP_COST, LOCAL, 1.8, 1.8, "log"),
+        Scheme("exp-local", "exp", EXP_COST, LOCAL, 3.0, 3.0, "log"),
         Scheme("its", "its", ITS_COST, PLAIN, 0.0, 0.0),
         Scheme("its-edit", "its", ITS_COST, EDIT, 0.4, 0.4),
         Scheme("its-free", "its", ITS_COST, FREE, 1.8, 1.8, "mixture"),
-        Scheme("its-local", "its", ITS_COST, LOCAL, 1.8, 1.8, "mixture"),
+        Scheme("its-local", "its", ITS_COST, LOCAL, 3.0, 3.0, "mixture"),
     )
 }
 """Exponential minimum (exp) or inverse transform (its) sampling; aligned without or with edits (the paper's), with free

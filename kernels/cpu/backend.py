@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from ..backend import Backend, ExpNumbers, ItsNumbers, Sampler
-from ..constants import NOTHING
 from ..problem import EDIT, CostTable, Fits, Problem, Resamples, Texts
 from . import costs as _costs
 from . import null as _null
@@ -43,11 +42,7 @@ class CpuBackend(Backend):
         self, problem: Problem, texts: Texts, costs: CostTable, best: np.ndarray, threads: int
     ) -> Fits:
         count = texts.size
-        fits = Fits(
-            np.full(count, NOTHING, np.int32),
-            np.full(count, -1, np.int64),
-            np.full(count, -1, np.int64),
-        )
+        fits = Fits.nothing(count)
         jobs = [
             (part, texts, members[a:b], costs, best, fits)
             for part, members in problem.parts(texts, np.arange(count))

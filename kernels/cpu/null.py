@@ -183,4 +183,5 @@ def observe(problem, texts, members, costs, best, fits):
         if found[1] >= 0:
             fits.value[a] = found[0] + 2 * problem.gamma * k
             fits.block[a] = found[1]
+            fits.stop[a] = found[1] + k
             fits.tau[a] = found[2]

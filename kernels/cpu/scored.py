@@ -327,70 +327,86 @@ def _clip(value):
 
 
 class Trace(NamedTuple):
-    """State of one alignment, for each key row: state and plain as in `Lanes`, int32 [n]; row and token int64 [n], the
-    key row and the token where the path of state began (row - 1 of it: what came before the first row)."""
+    """State of one alignment, for each key row. state: int64 [n], D + gamma above the bits of where the path began
+    (`_origin`); plain: int32 [n], as in `Lanes`."""
 
     state: np.ndarray
     plain: np.ndarray
-    row: np.ndarray
-    token: np.ndarray
+
+
+ROW_BITS = 20
+VALUE = 44
+"""The bits from here on are the value: among equal ones the least number is the path that began last."""
+LAST_TOKEN = (1 << (VALUE - ROW_BITS)) - 1
+ORIGIN = (1 << VALUE) - 1
+NO_PATH = 1 << 62
 
 
 @njit(nogil=True)
-def _trace_step(numbers, costs, levels, problem, i, trace):
-    """Token i, with its numbers (uint16 [n]) and the costs of its bin (int16 [LEVELS], gamma taken off)."""
-    n, gamma = problem.n, problem.gamma
-    state, plain, row, token = trace
-    local = problem.alignment == LOCAL
-    diagonal, from_row, from_token = state[n - 1], row[n - 1], token[n - 1]
-    before = plain[n - 1]
-    left = MOST
-    for j in range(n):
-        cost = np.int32(costs[levels[numbers[j]]])
+def _origin(token, row):
+    """A path that begins with `token` (of more than 2**24 the last one), in the key row after `row`."""
+    return (np.int64(max(LAST_TOKEN - token, 0)) << ROW_BITS) | row
+
+
+@njit(nogil=True)
+def _saturated(state):
+    """A state whose value is cut to 16 bits."""
+    origin = state & ORIGIN
+    return max(min(state, (MOST << VALUE) + origin), (-32768 << VALUE) + origin)
+
+
+@njit(nogil=True)
+def _trace_step(numbers, costs, levels, problem, i, state):
+    """Token i, with its numbers (uint16 [n]) and the costs of its bin (int16 [LEVELS], gamma taken off). Returns the
+    least D with its origin. No branches: a processor cannot foresee which path is best."""
+    n = problem.n
+    gap = np.int64(problem.gamma) << VALUE
+    fresh = _origin(i + 1, 0) if problem.alignment == LOCAL else NO_PATH
+    diagonal = state[n - 1]
+    left = best = np.int64(NO_PATH)
+    for j in range(n):  # hot loop
+        cost = np.int64(costs[levels[numbers[j]]]) << VALUE
         up = state[j]
-        new = _clip(diagonal + cost)
-        r, t = from_row, from_token
-        if up < new:
-            new, r, t = up, row[j], token[j]
-        if local and new > 0:
-            new, r, t = 0, j, i + 1
-        if left < new:
-            new, r, t = left, row[j - 1], token[j - 1]
-        diagonal, from_row, from_token = up, row[j], token[j]
-        left = _clip(new + gamma)
-        state[j], row[j], token[j] = left, r, t
-        here = plain[j]
-        plain[j] = _clip(_clip(before + cost) + gamma)
-        before = here
-    r, t = row[n - 1], token[n - 1]
+        new = min(min(min(_saturated(diagonal + cost), up), fresh + j), left)
+        best = min(best, new)
+        diagonal = up
+        left = _saturated(new + gap)
+        state[j] = left
     for j in range(n):
-        new = _clip(left + gamma)
-        if new >= state[j]:
+        left = _saturated(left + gap)
+        if left >> VALUE >= state[j] >> VALUE:
             break
-        state[j], row[j], token[j] = new, r, t
-        left = new
+        state[j] = left
+    return best
+
+
+@njit(nogil=True)
+def _plain_step(numbers, costs, levels, problem, plain):
+    """Token i of the alignments without gaps."""
+    before = plain[problem.n - 1]
+    for j in range(problem.n):
+        here = plain[j]
+        cost = np.int32(costs[levels[numbers[j]]])
+        plain[j] = _clip(_clip(before + cost) + problem.gamma)
+        before = here
 
 
 @njit(nogil=True)
 def _trace_start(problem, trace):
     for j in range(problem.n):
-        trace.state[j] = problem.gamma
+        trace.state[j] = (np.int64(problem.gamma) << VALUE) + _origin(0, j)
         trace.plain[j] = 0
-        trace.row[j] = j
-        trace.token[j] = 0
 
 
 @njit(nogil=True)
 def trace_scratch(n):
     """`Trace`."""
-    return Trace(
-        np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int64), np.empty(n, np.int64)
-    )
+    return Trace(np.empty(n, np.int64), np.empty(n, np.int32))
 
 
 @njit(nogil=True)
 def trace_text(problem, scored, a, costs, tables, trace, prefixes):
-    """(value, block, tau) of text a under one key: the statistic, the first token aligned, the key row it starts at.
+    """(value, block, stop, tau) of text a under one key: the statistic, the tokens aligned, the key row they start at.
 
     costs: `CostTable` of numbers; tables: `cost_tables`; prefixes: None, or (bonus, out), int32 [m] each: the bonus of
     every prefix, and where its statistic goes.
@@ -402,28 +418,32 @@ def trace_text(problem, scored, a, costs, tables, trace, prefixes):
     source = costs.source[texts.distinct_offsets[a] :]
     local = problem.alignment == LOCAL
     value, block, tau = np.int32(0 if local else MOST), np.int64(0), np.int64(0)
+    stop = np.int64(0 if local else m)
     _trace_start(problem, trace)
     for i in range(m):
         numbers = costs.matrix[source[texts.inverse[first + i]]]
         table = tables[scored.bins[first + i]]
-        _trace_step(numbers, table, scored.scoring.levels, problem, i, trace)
-        if not local and i + 1 < m and prefixes is None:
-            continue
+        found = _trace_step(numbers, table, scored.scoring.levels, problem, i, trace.state)
         if not local:
+            _plain_step(numbers, table, scored.scoring.levels, problem, trace.plain)
+            if i + 1 < m and prefixes is None:
+                continue
             value = np.int32(MOST)
-        for j in range(n):
-            found = _clip(trace.state[j] - gamma)
-            if found < value:
-                value, block, tau = found, trace.token[j], (trace.row[j] + 1) % n
+        least = _clip(_clip((found >> VALUE) + gamma) - gamma)
+        if least < value:
+            origin = found & ORIGIN
+            value, stop = np.int32(least), np.int64(i + 1)
+            block = LAST_TOKEN - (origin >> ROW_BITS)
+            tau = ((origin & ((1 << ROW_BITS) - 1)) + 1) % n
         if not local:
             bonus = scored.bonus[a] if prefixes is None else prefixes[0][i]
             for j in range(n):
-                found = _clip(trace.plain[j] - bonus)
-                if found < value:
-                    value, block, tau = found, np.int64(0), (j - i) % n
+                cost = _clip(trace.plain[j] - bonus)
+                if cost < value:
+                    value, block, tau = cost, np.int64(0), (j - i) % n
         if prefixes is not None:
             prefixes[1][i] = value
-    return value, block, tau
+    return value, block, stop, tau
 
 
 @njit(nogil=True, cache=True)
@@ -433,9 +453,9 @@ def observe(problem, scored, members, costs, best, fits):
     trace = trace_scratch(problem.n)
     tables = cost_tables(scored.scoring, problem.gamma)
     for a in members:
-        value, block, tau = trace_text(problem, scored, a, costs, tables, trace, None)
+        value, block, stop, tau = trace_text(problem, scored, a, costs, tables, trace, None)
         if value <= best[a]:
-            fits.value[a], fits.block[a], fits.tau[a] = value, block, tau
+            fits.value[a], fits.block[a], fits.stop[a], fits.tau[a] = value, block, stop, tau
 
 
 @njit(nogil=True, cache=True)
@@ -461,6 +481,37 @@ def log_evalues(problem, scored, members, costs, prior, out):
             for j in range(n):
                 f[i, j] = factors[scoring.levels[numbers[j]]]
         out[a] = log_e_of(f, np.arange(m), prior)
+
+
+@njit(nogil=True, cache=True)
+def log_segments(problem, scored, members, costs, out):
+    """out[a] = the largest sum of log factors of the member texts (int64) along a diagonal: float64 [N].
+
+    A segment meets one key row after the other. One that reaches n tokens ends there, and the next starts at 0.
+    """
+    n = problem.n
+    texts, scoring = scored.texts, scored.scoring
+    logs = np.log(scoring.factors)
+    total = np.empty(n)
+    used = np.empty(n, np.int64)
+    for a in members:
+        first, last = texts.offsets[a], texts.offsets[a + 1]
+        source = costs.source[texts.distinct_offsets[a] :]
+        total[:] = 0.0
+        used[:] = 0
+        best = 0.0
+        for i in range(first, last):
+            numbers = costs.matrix[source[texts.inverse[i]]]
+            table = logs[scored.bins[i]]
+            before, length = total[n - 1], used[n - 1]
+            for j in range(n):  # hot loop
+                new, size = before + table[scoring.levels[numbers[j]]], length + 1
+                before, length = total[j], used[j]
+                best = max(best, new)
+                keep = new > 0.0 and size < n
+                total[j] = new if keep else 0.0
+                used[j] = size if keep else 0
+        out[a] = best
 
 
 @njit(nogil=True, cache=True)

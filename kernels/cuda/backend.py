@@ -111,9 +111,11 @@ class CudaBackend(Backend):
         value, position = device.to_host(least), device.to_host(place)
         found = value != NOTHING
         position = np.where(found, position, 0).astype(_I64)
+        block = position // problem.n
         return Fits(
             np.where(found, value + lift, NOTHING).astype(_I32),
-            np.where(found, position // problem.n, -1),
+            np.where(found, block, -1),
+            np.where(found, block + texts.k, -1),
             np.where(found, position % problem.n, -1),
         )
 

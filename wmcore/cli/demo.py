@@ -11,6 +11,7 @@ from wmcore.cli import token_page
 from wmcore.cli.console import show_table, table_console
 from wmcore.detect import Detection, Detector
 from wmcore.generation import Generation, generate
+from wmcore.locate import Span, local_detector, locate
 from wmcore.models import load_model
 from wmcore.pages import format_p
 from wmcore.records import printable
@@ -32,6 +33,7 @@ class Trial:
     text: str
     tokens: tuple[list[int], list[int], list[int]]
     detections: tuple[Detection, Detection, Detection]
+    spans: tuple[list[Span], list[Span], list[Span]]
 
 
 def openings() -> list[dict[str, str]]:
@@ -117,11 +119,15 @@ def detect_versions(
         versions.append((without.tokens, made.tokens, damaged.tolist()))
     flat = [tokens for version in versions for tokens in version]
     found = detector.detect(flat, resamples=RESAMPLES, seed=seed, alignment=True)
-    triples = zip(found[0::3], found[1::3], found[2::3], strict=True)
-    return [
-        Trial(detector.statistic.scheme.name, prompt, made.text or "", version, triple)
-        for prompt, made, version, triple in zip(shown, marked, versions, triples, strict=True)
-    ]
+    local = local_detector(detector)
+    spans = [locate(local, tokens, level=FOUND, resamples=RESAMPLES, seed=seed) for tokens in flat]
+    trials = []
+    for i, (prompt, made, version) in enumerate(zip(shown, marked, versions, strict=True)):
+        a, b, c = found[3 * i : 3 * i + 3]
+        x, y, z = spans[3 * i : 3 * i + 3]
+        scheme = detector.statistic.scheme.name
+        trials.append(Trial(scheme, prompt, made.text or "", version, (a, b, c), (x, y, z)))
+    return trials
 
 
 def share_found(trials: Sequence[Trial], kind: int) -> str:
@@ -169,8 +175,10 @@ def to_html(trials: Sequence[Trial], tokenizer: Any, model_name: str) -> str:
             token_page.Example(
                 t.prompt,
                 [
-                    token_page.passage(kind, scheme, tokenizer, tokens, detection)
-                    for kind, tokens, detection in zip(KINDS, t.tokens, t.detections, strict=True)
+                    token_page.passage(kind, scheme, tokenizer, tokens, detection, spans)
+                    for kind, tokens, detection, spans in zip(
+                        KINDS, t.tokens, t.detections, t.spans, strict=True
+                    )
                 ],
             )
             for t in group

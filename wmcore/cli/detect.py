@@ -1,7 +1,8 @@
 """``wmcore detect``: documents in, a table or JSON lines out."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +31,7 @@ from wmcore.records import MAX_BYTES, Document, Reading, given_format, printable
 
 if TYPE_CHECKING:
     from wmcore.detect import Detector
+    from wmcore.locate import Span
 
 BATCH = 256  # documents tested at a time; results do not depend on it
 BATCH_BYTES = 16_000_000  # a batch also ends once it is so large
@@ -38,6 +40,7 @@ EXAMPLES = example(
     "wmcore detect -w watermark.json --tokenizer smollm2 essay.txt letter.txt",
     "wmcore detect -w watermark.json --json out.jsonl > results.jsonl",
     "wmcore detect -w watermark.json --tokens-field tokens out.jsonl",
+    "wmcore detect -w watermark.json --tokenizer smollm2 --spans report.txt",
     "wmcore detect -w watermark.json --proxy smollm2 essay.txt",
     "cat letter.txt | wmcore detect -w watermark.json -",
 )
@@ -83,6 +86,13 @@ def detect(
         ),
     ] = None,
     seed: Seed = None,
+    spans: Annotated[
+        bool,
+        typer.Option(
+            "--spans",
+            help="Also say where in a text the watermark is: passages, in tokens and characters.",
+        ),
+    ] = False,
     verdict_only: Annotated[
         bool,
         typer.Option(
@@ -93,7 +103,7 @@ def detect(
     level: Annotated[
         float | None,
         typer.Option(
-            help="With --verdict-only: the p up to which a text is found. Default: 0.001."
+            help="The p up to which a text (--verdict-only) or a passage (--spans) is found. Default: 0.001 and 0.01."
         ),
     ] = None,
     text_field: Annotated[
@@ -119,12 +129,19 @@ def detect(
     tuning = {"--resamples": resamples, "--stop-after": stop_after, "--seed": seed}
     for option in [name for name, value in tuning.items() if value is not None and verdict_only]:
         raise WatermarkError(f"--verdict-only has a test of its own: leave {option} out")
-    if level is not None and not verdict_only:
-        raise WatermarkError("--level is for --verdict-only: give that, too, or leave --level out")
+    if spans and verdict_only:
+        raise WatermarkError("--spans says more than found or not: leave it or --verdict-only out")
+    if level is not None and not (verdict_only or spans):
+        raise WatermarkError(
+            "--level is for --verdict-only and --spans: give one of them, too, or leave --level out"
+        )
     named = text_field is not None or tokens_field is not None
     formats = [given_format(path, named) for path in files]
 
     from wmcore.detect import Detector
+    from wmcore.locate import LEVEL as SPAN_LEVEL
+    from wmcore.locate import RESAMPLES as SPAN_RESAMPLES
+    from wmcore.locate import local_detector, locate
     from wmcore.plan import STOP_AFTER
     from wmcore.verdict import LEVEL
     from wmcore.watermark import Watermark
@@ -146,6 +163,15 @@ def detect(
     documents = chain.from_iterable(
         read_documents(path, form, reading) for path, form in zip(files, formats, strict=True)
     )
+    find = None
+    if spans:
+        find = partial(
+            locate,
+            local_detector(detector),
+            level=SPAN_LEVEL if level is None else level,
+            resamples=SPAN_RESAMPLES if resamples is None else resamples,
+            seed=seed,
+        )
     tested = failed = 0
     rows: list[dict[str, Any]] = []
     try:
@@ -156,6 +182,7 @@ def detect(
                 results = detect_all(
                     detector,
                     documents,
+                    find,
                     resamples=resamples,
                     stop_after=STOP_AFTER if stop_after is None else stop_after or None,
                     seed=seed,
@@ -169,7 +196,7 @@ def detect(
                     rows.append(row)
     finally:
         if rows:
-            _show(rows, detector, verdict_only)
+            _show(rows, detector, verdict_only, spans)
     if failed:
         note(f"{failed:,} of {tested:,} documents could not be tested")
     if not tested:
@@ -179,9 +206,12 @@ def detect(
 
 
 def detect_all(
-    detector: "Detector", documents: Iterable[Document], **options: Any
+    detector: "Detector",
+    documents: Iterable[Document],
+    find: "Callable[[Any], list[Span]] | None",
+    **options: Any,
 ) -> Iterator[dict[str, Any]]:
-    """A result for every document, in order; unreadable ones are passed through."""
+    """A result for every document, in order, with the passages that `find` finds; unreadable ones pass through."""
     from wmcore.detect import Detection
 
     for batch in _batches(documents):
@@ -192,7 +222,21 @@ def detect_all(
                 result = Detection.failed(document.error, detector.backend)
             else:
                 result = next(found)
-            yield {"document": document.id, **result.to_dict()}
+            row = {"document": document.id, **result.to_dict()}
+            yield row if find is None else _with_spans(row, document, find)
+
+
+def _with_spans(
+    row: dict[str, Any], document: Document, find: "Callable[[Any], list[Span]]"
+) -> dict[str, Any]:
+    """The row with the passages of the document, None where there is an error."""
+    row["spans"] = None
+    if row["error"] is None:
+        try:
+            row["spans"] = [span.to_dict() for span in find(document.content)]
+        except WatermarkError as error:
+            row["error"] = str(error)
+    return row
 
 
 def judge_all(
@@ -222,7 +266,9 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _show(rows: list[dict[str, Any]], detector: "Detector", verdict_only: bool) -> None:
+def _show(
+    rows: list[dict[str, Any]], detector: "Detector", verdict_only: bool, spans: bool
+) -> None:
     """The results as a table on standard output."""
     from rich.table import Table
     from rich.text import Text
@@ -232,12 +278,15 @@ def _show(rows: list[dict[str, Any]], detector: "Detector", verdict_only: bool) 
     table.add_column("document", overflow="fold")
     for name in ["verdict"] if verdict_only else ["tokens", "statistic", "p"]:
         table.add_column(name, justify="right")
+    if spans:
+        table.add_column("passages (tokens)", overflow="fold")
     table.add_column("note", overflow="fold")
     for row in rows:
         cells = [_verdict(row["found"])] if verdict_only else _numbers(row)
         table.add_row(
             Text(printable(row["document"])),
             *(Text(cell, style="bold" if bold else "") for cell, bold in cells),
+            *([Text(_passages(row["spans"] or []))] if spans else []),
             Text(printable(row["error"] or "")),
         )
     show_table(table_console(160), table)
@@ -246,6 +295,17 @@ def _show(rows: list[dict[str, Any]], detector: "Detector", verdict_only: bool) 
 def _verdict(found: bool | None) -> tuple[str, bool]:
     """A verdict in words, and whether it is bold."""
     return {True: ("found", True), False: ("not found", False), None: ("", False)}[found]
+
+
+def _passages(spans: list[dict[str, Any]]) -> str:
+    """A line for each passage: its tokens, its characters where they are known, its p."""
+    lines = []
+    for span in spans:
+        at = f"{span['start']:,} to {span['stop']:,}"
+        if span["char_start"] is not None:
+            at += f" (characters {span['char_start']:,} to {span['char_stop']:,})"
+        lines.append(f"{at}: p = {span['p_value']:.4g}")
+    return "\n".join(lines)
 
 
 def _numbers(row: dict[str, Any]) -> list[tuple[str, bool]]:

@@ -69,10 +69,14 @@ def scan(
         str | None, typer.Option(help="Field or column with token ids, instead of text.")
     ] = ScanSettings.tokens_field,
     window: Annotated[
-        int, typer.Option(help="Longer documents are tested in windows, in tokens.")
+        int | None,
+        typer.Option(
+            help="Longer documents are tested in windows, in tokens. Default: 256, with a local scheme 4,096."
+        ),
     ] = ScanSettings.window,
     stride: Annotated[
-        int, typer.Option(help="From one window to the next, in tokens.")
+        int | None,
+        typer.Option(help="From one window to the next, in tokens. Default: half of the window."),
     ] = ScanSettings.stride,
     resamples: Annotated[
         int, typer.Option(help="Keys to compare with in the full test.")

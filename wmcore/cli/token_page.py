@@ -6,14 +6,15 @@ The page is one self-contained file: no script, nothing fetched, all text escape
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from wmcore.pages import fill
+from wmcore.pages import fill, format_p
 from wmcore.schemes import SCHEMES
 
 if TYPE_CHECKING:
     from wmcore.detect import Detection
+    from wmcore.locate import Span
 
 LEVELS = (2.0, 5.0, 10.0, 30.0, 100.0, 1000.0)
 """A token is coloured one level stronger each time its fit is rarer than 1 in so many."""
@@ -21,12 +22,15 @@ LEVELS = (2.0, 5.0, 10.0, 30.0, 100.0, 1000.0)
 
 @dataclass(frozen=True)
 class Piece:
-    """A token as shown: its text, colour level (None when no key row met it) and explanation."""
+    """A token as shown: its text, colour level (None when no key row met it) and explanation; whether it is inside a
+    passage that was located, and what is said of that before its first token."""
 
     text: str
     level: int | None
     jump: bool
     tip: str
+    inside: bool = False
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,14 @@ def token_texts(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
 
 
 def passage(
-    title: str, scheme: str, tokenizer: Any, tokens: Sequence[int], detection: Detection
+    title: str,
+    scheme: str,
+    tokenizer: Any,
+    tokens: Sequence[int],
+    detection: Detection,
+    spans: Sequence[Span] = (),
 ) -> Passage:
-    """A text to show, from a detection made with ``alignment=True``."""
+    """A text to show, from a detection made with ``alignment=True``, with the spans of `locate` marked."""
     tokens = [int(t) for t in tokens]
     met: dict[int, tuple[int, float]] = {}
     if detection.alignment is not None:
@@ -101,6 +110,11 @@ def passage(
         tip = f"token {i}, key row {row}, cost {cost:.3f}: by chance 1 in {rarity:,.3g}"
         pieces.append(Piece(text, level, jump, tip))
         previous = row
+    for number, span in enumerate(spans, start=1):
+        for i in range(span.start, span.stop):
+            pieces[i] = replace(pieces[i], inside=True)
+        label = f"passage {number}: p = {format_p(span.p_value)}"
+        pieces[span.start] = replace(pieces[span.start], label=label)
     return Passage(title, detection.p_value, detection.error, detection.length, pieces)
 
 

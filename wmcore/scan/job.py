@@ -16,8 +16,9 @@ from wmcore.scan.manifest import MANIFEST, read_manifest
 from wmcore.scan.settings import ScanSettings
 from wmcore.scan.sources import Source, open_sources
 from wmcore.scan.store import Store
+from wmcore.scan.windows import window_and_stride
 from wmcore.scan.worker import Scanner
-from wmcore.schemes import SCHEMES
+from wmcore.schemes import LOCAL, SCHEMES
 from wmcore.scores import Scores
 from wmcore.significance import derived_seed
 from wmcore.watermark import Watermark
@@ -238,9 +239,12 @@ def _settled(
         named = isinstance(tokenizer, str)
         name = tokenizer if named else getattr(tokenizer, "name_or_path", None)
         settings = replace(settings, tokenizer=name)
-    if settings.window > watermark.key_length:
+    statistic = watermark.tested_as(settings.scheme, settings.gap, settings.block_length)
+    window, stride = window_and_stride(settings, statistic.scheme)
+    settings = replace(settings, window=window, stride=stride)
+    if window > watermark.key_length and statistic.scheme.alignment != LOCAL:
         warnings.warn(
-            f"window is {settings.window} tokens, longer than the key's {watermark.key_length} rows, which rules out "
+            f"window is {window} tokens, longer than the key's {watermark.key_length} rows, which rules out "
             f"the proven bound for strong watermarks: use a window of {watermark.key_length}",
             stacklevel=4,
         )
@@ -261,22 +265,23 @@ def _calibration(job: Job) -> Calibration:
         return Calibration.load(path)
     settings = job.settings
     scanner = job.scanner(first="resamples")
+    window = scanner.window
     tokens: list[np.ndarray] = []
     for number, source in enumerate(job.sources):
         batch = next(source.batches(number, settings, ()))
         tokens += [c[0] for c in scanner.encode(batch.documents) if c is not None]
-        if sum(map(len, tokens)) >= 64 * settings.window:
+        if sum(map(len, tokens)) >= 64 * window:
             break
     stream = np.concatenate([np.empty(0, np.int64), *tokens])
     stream = stream[(stream >= 0) & (stream < job.watermark.vocab_size)]
     statistic = scanner.detector.statistic
-    least = max(statistic.block_length or 1, min(16, settings.window))
-    if len(stream) < settings.window:
+    least = max(statistic.block_length or 1, min(16, window))
+    if len(stream) < window:
         raise WatermarkError(
             f"first is 'calibrated', but the first documents have {len(stream)} tokens, fewer than a window of "
-            f"{settings.window}: use first='resamples'"
+            f"{window}: use first='resamples'"
         )
-    lengths = np.unique(np.geomspace(least, settings.window, 12).astype(int)).tolist()
+    lengths = np.unique(np.geomspace(least, window, 12).astype(int)).tolist()
     made = Calibration.fit(
         job.watermark,
         lengths,

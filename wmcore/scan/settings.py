@@ -18,8 +18,6 @@ _MOST = 2**31 - 1
 _MOST_CONTROLS = 9_999
 """Each takes a scan of its own, and their p-values are kept for every document."""
 _LEAST = {
-    "window": 1,
-    "stride": 1,
     "resamples": 1,
     "stop_after": 1,
     "first_resamples": 1,
@@ -50,9 +48,9 @@ class ScanSettings:
         worker reads it.
     score_name : str, optional
         The name of these scores, which tells the contents of two files apart; the scan fills it in.
-    window, stride : int
+    window, stride : int, optional
         Documents of more tokens than window are tested in windows of that many, which start every stride tokens;
-        the last one ends with the document.
+        the last one ends with the document. Default: 256 tokens, for a local alignment 4,096; and half of the window.
     resamples, stop_after : int
         Of the full test: T and h of `Detector.detect`. A small h is enough: p-values below h / T do not suffer from
         it, and no others can be called in a large corpus.
@@ -82,10 +80,10 @@ class ScanSettings:
     scheme: str | None = None
     gap: float | None = None
     block_length: int | None = None
+    window: int | None = None
+    stride: int | None = None
     score: str | None = None
     score_name: str | None = None
-    window: int = 256
-    stride: int = 128
     resamples: int = 19_999
     stop_after: int = 3
     first: str = "resamples"
@@ -118,9 +116,12 @@ class ScanSettings:
             plain["block_length"] = checks.whole_number("block_length", self.block_length, 0, _MOST)
         if self.seed is not None:
             plain["seed"] = checks.whole_number("seed", self.seed, -(2**128), 2**128)
+        for name in ("window", "stride"):
+            if getattr(self, name) is not None:
+                plain[name] = checks.whole_number(name, getattr(self, name), 1, _MOST)
         for name, value in plain.items():
             object.__setattr__(self, name, value)
-        if self.stride > self.window:
+        if self.window is not None and self.stride is not None and self.stride > self.window:
             raise WatermarkError(
                 f"stride is {self.stride}, more than the window of {self.window} tokens, so that text would be "
                 "passed over: use a stride of at most the window"

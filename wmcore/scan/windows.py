@@ -1,4 +1,4 @@
-"""Long documents in overlapping windows, and the characters that a window covers."""
+"""Long documents in overlapping windows, and their tokens."""
 
 from typing import Any
 
@@ -6,6 +6,19 @@ import numpy as np
 
 from wmcore.engine import Engine
 from wmcore.errors import WatermarkError
+from wmcore.scan.settings import ScanSettings
+from wmcore.schemes import LOCAL, Scheme
+
+WINDOW = 256
+LOCAL_WINDOW = 4096
+"""Of a local alignment, which finds a passage wherever it is: most documents are one window. The limit is for memory,
+about 100 bytes for each distinct token and key row."""
+
+
+def window_and_stride(settings: ScanSettings, scheme: Scheme) -> tuple[int, int]:
+    """Those of the settings, or those that are usual with a scheme."""
+    window = settings.window or (LOCAL_WINDOW if scheme.alignment == LOCAL else WINDOW)
+    return window, settings.stride or (window + 1) // 2
 
 
 def starts(length: int, window: int, stride: int) -> list[int]:
@@ -82,13 +95,3 @@ class Encoder:
                 encoding, slow = self._core.encode(text, add_special_tokens=False), True
             results.append((ids, encoding if slow else None))
         return results
-
-
-def characters(encoding: Any, first: int, last: int) -> tuple[int, int] | None:
-    """The characters (start, end) of tokens first .. last - 1, or None where the tokenizer does not tell."""
-    if encoding is None:
-        return None
-    start, end = encoding.token_to_chars(first), encoding.token_to_chars(last - 1)
-    if start is None or end is None:
-        return None
-    return int(start[0]), int(end[1])

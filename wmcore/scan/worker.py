@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 from wmcore.calibration import Calibration
+from wmcore.characters import characters
 from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
 from wmcore.plan import Columns, run
 from wmcore.records import Document
 from wmcore.scan.batch import Batch
 from wmcore.scan.settings import ScanSettings
-from wmcore.scan.windows import Encoder, characters, check_window, starts
+from wmcore.scan.windows import Encoder, check_window, starts, window_and_stride
+from wmcore.schemes import LOCAL
 from wmcore.significance import derived_seed
 from wmcore.statistic import WHOLE_TEXT
 from wmcore.watermark import Watermark
@@ -57,7 +59,6 @@ class Scanner:
             raise WatermarkError("seed is None, but a Scanner needs one: give ScanSettings a seed")
         if tokenizer is None and settings.tokens_field is None:
             tokenizer = settings.tokenizer
-        self.settings = settings
         self.detector = Detector(
             watermark,
             scheme=settings.scheme,
@@ -68,12 +69,14 @@ class Scanner:
             threads=threads,
             tokenizer=tokenizer,
         )
-        check_window(self.detector.engine, settings.window)
+        self.settings = settings
+        self.window, self.stride = window_and_stride(settings, self.detector.statistic.scheme)
+        check_window(self.detector.engine, self.window)
         self.calibration = calibration
         self._encoder = (
             None
             if self.detector.tokenizer is None
-            else Encoder(self.detector.tokenizer, settings.window)
+            else Encoder(self.detector.tokenizer, self.window)
         )
 
     def encode(self, documents: Sequence[Document]) -> Encoded:
@@ -83,7 +86,8 @@ class Scanner:
             raise WatermarkError(
                 "no tokenizer is given and the watermark names none: give its model's (--tokenizer)"
             )
-        spans = self.detector.engine.block_length is not None
+        statistic = self.detector.statistic
+        spans = statistic.block_length is not None or statistic.scheme.alignment == LOCAL
         coded = iter(self._encoder.encode(given, spans) if self._encoder and given else ())
         encoded: Encoded = []
         for d in documents:
@@ -112,7 +116,7 @@ class Scanner:
                 rows[i] = self._row(batch, documents[i], None, None, [])
                 continue
             held.append(i)
-            windows += max(1, len(coded[0]) // self.settings.stride)
+            windows += max(1, len(coded[0]) // self.stride)
             if windows >= _WINDOWS:
                 self._test(batch, held, encoded, rows, seed)
                 held, windows = [], 0
@@ -125,7 +129,7 @@ class Scanner:
         """Fill in the rows of the documents with the numbers `held`."""
         if not held:
             return
-        settings, detector = self.settings, self.detector
+        detector, window, stride = self.detector, self.window, self.stride
         pieces: list[np.ndarray] = []
         edges: list[tuple[int, list[int], int]] = []  # document, window starts, first piece
         errors: dict[int, str] = {}
@@ -133,20 +137,20 @@ class Scanner:
         for place, (_, error) in read.failed.items():
             errors[held[place]] = error
         for array, place in zip(read.arrays, read.places, strict=True):
-            at = starts(len(array), settings.window, settings.stride)
+            at = starts(len(array), window, stride)
             edges.append((held[place], at, len(pieces)))
-            pieces += [array[s : s + settings.window] for s in at]
+            pieces += [array[s : s + window] for s in at]
         # A whole text may be too long to align at once; its windows are not.
-        for i in [i for i, e in errors.items() if len(_ids(encoded[i])) > settings.window]:
+        for i in [i for i, e in errors.items() if len(_ids(encoded[i])) > window]:
             ids = _ids(encoded[i])
-            at = starts(len(ids), settings.window, settings.stride)
-            cut = detector.read([ids[s : s + settings.window] for s in at])
+            at = starts(len(ids), window, stride)
+            cut = detector.read([ids[s : s + window] for s in at])
             if not cut.failed:
                 del errors[i]
                 edges.append((i, at, len(pieces)))
                 pieces += cut.arrays
         owners = [i for i, at, _ in edges for _ in at]
-        plan = settings.plan
+        plan = self.settings.plan
         found = run(
             plan,
             detector.subject,
@@ -207,8 +211,8 @@ class Scanner:
         at, first_piece, found = tested
         mine = slice(first_piece, first_piece + len(at))
         best = first_piece + int(np.lexsort((found.statistic[mine], found.p_value[mine]))[0])
-        first = at[best - first_piece] + int(found.block[best])
-        last = first + (self.detector.engine.block_length or int(found.length[best]))
+        start = at[best - first_piece]
+        first, last = start + int(found.block[best]), start + int(found.stop[best])
         p = _corrected(found.p_value[mine])
         log_e = float(np.logaddexp.reduce(found.log_e[mine])) - math.log(len(at))
         row |= {
@@ -225,9 +229,10 @@ class Scanner:
             row["controls"] = controls
         if document.text is None:
             return row
+        span: tuple[int, int] | None = None
         if (first, last) == (0, len(coded[0])):
-            span: tuple[int, int] | None = (0, len(document.text))
-        else:
+            span = (0, len(document.text))
+        elif first < last:  # a local alignment may have found nothing at all
             span = characters(coded[1], first, last)
         if span is not None:
             row["span"] = {"start": span[0], "end": span[1]}

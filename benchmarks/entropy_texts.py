@@ -30,7 +30,6 @@ from wmcore import Key, Watermark
 from wmcore.generation import MAX_ROWS
 from wmcore.sampling import Draw, ordinary, watermarked
 from wmcore.stepping import Stepper
-from wmcore.truncate import truncated
 
 MODEL = "smollm2"
 KEY_LENGTH = 256
@@ -147,8 +146,10 @@ def write(job: Job) -> str:
         model, tokenizer = _model()
         prompts = _prompts(job, tokenizer)
         _keep(job.path, made, append=False)
+        # Prompts are padded to the longest of a batch: like lengths together. Texts of one key stay neighbours.
+        missing.sort(key=lambda i: len(prompts[i]))
         for first in range(0, len(missing), BATCH):
-            ids = missing[first : first + BATCH]
+            ids = sorted(missing[first : first + BATCH])
             texts = _batch(job, model, tokenizer, ids, [prompts[i] for i in ids])
             _keep(job.path, texts, append=True)
             made += texts
@@ -279,18 +280,11 @@ def _draw(
     import torch
 
     settled = torch.zeros(len(prompts), dtype=torch.bool)
-    whole = torch.ones(len(prompts))
     end = model.config.get_text_config().eos_token_id
     stepper = Stepper(model, prompts, setting.new_tokens)
     columns: list[tuple[Any, Any, Any]] = []
     for step in range(setting.new_tokens):
-        logits = truncated(
-            stepper.logits(),
-            whole * setting.temperature,
-            torch.zeros(len(prompts), dtype=torch.int64),
-            whole * setting.top_p,
-            whole * 0,
-        )
+        logits = _warped(setting, stepper.logits())
         tokens = torch.cat([writer(logits, step) for writer in writers])
         log_law = logits.log_softmax(-1)
         probability = log_law.gather(1, tokens[:, None])[:, 0].exp()
@@ -301,6 +295,25 @@ def _draw(
             break
         stepper.append(tokens)
     return tuple(torch.stack(column, 1) for column in zip(*columns, strict=True))
+
+
+def _warped(setting: Setting, logits: Any) -> Any:
+    """logits / temperature with -inf outside the nucleus, float [B, V], as `wmcore.truncate` makes them.
+
+    The likeliest 2,048 tokens nearly always hold the nucleus, in a sixth of the time that sorting them all takes.
+    """
+    import torch
+
+    logits = logits.float() / setting.temperature
+    if setting.top_p == 1:
+        return logits
+    for size in (2048, logits.shape[-1]):
+        p, order = logits.softmax(-1).topk(size)
+        inside = p.cumsum(1) - p < setting.top_p
+        if not bool(inside[:, -1].any()):
+            break
+    kept = logits.gather(1, order).masked_fill(~inside, -torch.inf)
+    return torch.full_like(logits, -torch.inf).scatter_(1, order, kept)
 
 
 def without_prompt(model: Any, tokenizer: Any, texts: list[list[int]]) -> list[list[float]]:

@@ -214,12 +214,12 @@ class Record:
         found = [self.lines[place] for place in places if place in self.lines]
         return [line for line in found if line["how"] == STATISTICS[line["statistic"]].how]
 
-    def add(self, test: "Test", result: list[Any], seconds: float) -> None:
+    def add(self, test: "Test", result: list[Any], cpu_seconds: float) -> None:
         line = {
             **dict(zip(("case", "statistic", "edit"), test.place, strict=True)),
             "how": STATISTICS[test.statistic].how,
             "commit": machine()["commit"],
-            "seconds": round(seconds, 2),
+            "cpu_seconds": round(cpu_seconds, 2),
             "numbers": [text.number for text in test.texts],
             "lengths": [len(text.tokens) for text in test.texts],
             "entropy": [round(text.entropy, 4) for text in test.texts],
@@ -267,10 +267,11 @@ def run_tests(args: argparse.Namespace) -> None:
     record = Record(args.folder)
     for test in tests(args):
         if not record.has(test):
-            start = time.perf_counter()
+            start = time.process_time()
             result = test.run(args.threads)
-            record.add(test, result, time.perf_counter() - start)
-            print(" | ".join(test.place), f"{time.perf_counter() - start:.1f} s", flush=True)
+            seconds = time.process_time() - start
+            record.add(test, result, seconds)
+            print(" | ".join(test.place), f"{seconds:.1f} s of CPU time", flush=True)
     lines = record.current()
     tested = {line["case"] for line in lines}
     result = {

@@ -103,8 +103,12 @@ def draw(result: dict[str, Any], path: Path) -> None:
         axis.set_ylim(-0.02, 1.02)
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("share with p ≤ 0.01")
+    labelled: dict[str, Any] = {}
+    for axis in axes[0]:
+        handles, labels = axis.get_legend_handles_labels()
+        labelled |= dict(zip(labels, handles, strict=True))
     figure.legend(
-        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8
+        labelled.values(), labelled, loc="outside lower center", ncols=2 * len(cases), fontsize=8
     )
     figure.savefig(path, dpi=110)
 

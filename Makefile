@@ -48,8 +48,9 @@ peers: $(VENV)/.have-bench  ## whole detections against peers: NEWS=texts.jsonl 
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/peers.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/features.py
 
-experiments: $(VENV)/.have-bench  ## detection power with a real model, as in the paper: NEWS=texts.jsonl
-	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/power.py $(NEWS)
+experiments: $(VENV)/.have-bench  ## what is found of a real model's texts: DATA=folder TEXTS=folder, see benchmarks/entropy.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/entropy.py texts $(TEXTS) $(DATA)
+	$(BIN)/python benchmarks/entropy.py test $(TEXTS)
 
 # Fails where there is no GPU: a run that measured nothing must not look like one that did.
 gpu: $(VENV)/.have-cuda$(CUDA)  ## the tests and the benchmark that need a GPU (CUDA=12 for an older driver)

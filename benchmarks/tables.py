@@ -131,24 +131,67 @@ _UNITS = (
 
 
 def power() -> str:
-    result = load("power")
-    rows = [
-        [f"`{row['scheme']}`"]
-        + [f"{row[c]['share']:.3f}" for c in ("clean", "substituted", "ordinary")]
-        for row in result["schemes"]
-    ]
-    head = [
-        "scheme",
-        "clean",
-        f"{result['substituted_rate']:.0%} of tokens substituted",
-        "ordinary samples",
-    ]
-    return (
-        f"{table(head, rows)}\n\nShare of {result['texts']} texts with p ≤ {result['level']}: "
-        f"{result['new_tokens']} new tokens after {result['prompt_tokens']} of a news article, temperature 1, "
-        f"n = {result['key_length']}, T = {result['resamples']}, mean entropy "
-        f"{result['mean_entropy_nats']:.1f} nats a token."
+    """Clean texts, a column for each case."""
+    result = load("entropy")
+    columns = [(title, case, "clean") for case, title in result["cases"].items()]
+    entropies = ", ".join(
+        f"{title}: {_entropy(result, case)}" for case, title in result["cases"].items()
     )
+    return (
+        f"{_shares(result, columns)}\n\nShare of texts with p ≤ 0.01 and its standard error; SmolLM2-135M-Instruct, "
+        f"n = {result['key_length']}, T = {result['resamples']:,}, up to 120 tokens. Entropy, nats a token, and texts: "
+        f"{entropies}."
+    )
+
+
+def power_edits() -> str:
+    """A table for each case that was edited: at two of the rates."""
+    result = load("entropy")
+    parts = []
+    for case, title in result["cases"].items():
+        edits = dict.fromkeys(row["edit"] for row in result["rows"] if row["case"] == case)
+        edits = [edit for edit in edits if edit.endswith((" 20%", " 40%"))]
+        if edits:
+            columns = [("clean", case, "clean"), *((_edit_title(e), case, e) for e in edits)]
+            tokens = {
+                row["statistic"]: row["median_tokens"] or "more"
+                for row in result["rows"]
+                if (row["case"], row["edit"]) == (case, "prefixes")
+            }
+            parts.append(f"{title}:\n\n{_shares(result, columns, tokens)}")
+    return "\n\n".join(parts)
+
+
+def _entropy(result: dict, case: str) -> str:
+    row = next(r for r in result["rows"] if (r["case"], r["edit"]) == (case, "clean"))
+    return f"{row['entropy']:.2f} ({row['n']})"
+
+
+_EDITS = {
+    "substitute": "substituted",
+    "insert": "inserted",
+    "delete": "deleted",
+    "damage": "mixed",
+}
+
+
+def _edit_title(edit: str) -> str:
+    kind, rate = edit.split()
+    return f"{rate} {_EDITS[kind]}"
+
+
+def _shares(
+    result: dict, columns: list[tuple[str, str, str]], tokens: dict[str, object] | None = None
+) -> str:
+    """Shares with p <= 0.01, a line for each statistic; columns: (heading, case, edit). tokens: of one column more."""
+    cells = {(r["case"], r["statistic"], r["edit"]): r for r in result["rows"]}
+    lines = []
+    for name in dict.fromkeys(row["statistic"] for row in result["rows"]):
+        found = [cells.get((case, name, edit), {}).get("0.01") for _, case, edit in columns]
+        line = [f"`{name}`", *(f"{f[0]:.2f} ± {f[1]:.2f}" if f else "" for f in found)]
+        lines.append(line if tokens is None else [*line, str(tokens.get(name, ""))])
+    head = ["statistic", *(heading for heading, _, _ in columns)]
+    return table(head if tokens is None else [*head, "tokens to p ≤ 0.01"], lines)
 
 
 SECTIONS: dict[str, Callable[[], str]] = {
@@ -157,6 +200,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "others": others,
     "kernels": kernels,
     "power": power,
+    "power-edits": power_edits,
 }
 
 

@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,19 +25,29 @@ import numpy as np
 from machine import machine
 
 from wmcore import SCHEMES, Detector, Watermark, attacks
+from wmcore.learned_scores import LearnedScores
+from wmcore.learning import Sample, fit_scores
 from wmcore.prefix import prefix_curve
+from wmcore.proxy import Proxy, as_proxy
 
-RESAMPLES, STOP_AFTER = 19_999, 200
+RESAMPLES, STOP_AFTER = 9_999, 100
 PREFIX_RESAMPLES = 999
+BY_TOKEN = "by token"
+VOCAB = 49152
 SEED = 1
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """How texts are tested. options: of `Detector`, beside the scheme."""
+    """How texts are tested.
+
+    options: of `Detector`, beside the scheme; a score "by token" is learnt from the unmarked answers at temperature
+    0.7, proxy is a model's name. edits: "all", or "damage" for those that mix the three kinds alone.
+    """
 
     scheme: str
     options: dict[str, Any] = field(default_factory=dict)
+    edits: str = "damage"
 
     @property
     def sampler(self) -> str:
@@ -47,17 +58,43 @@ class Statistic:
         """What is written down of it."""
         return {"scheme": self.scheme, **self.options}
 
-    def detector(self, watermark: Watermark, threads: int) -> Detector:
-        return Detector(watermark, scheme=self.scheme, threads=threads, **self.options)
+    def detector(self, watermark: Watermark, folder: Path, threads: int) -> Detector:
+        options = dict(self.options)
+        if options.get("score") == BY_TOKEN:
+            options["score"] = by_token(folder)
+        if "proxy" in options:
+            options["proxy"] = loaded_proxy(options["proxy"])
+        return Detector(watermark, scheme=self.scheme, threads=threads, **options)
+
+
+@cache
+def by_token(folder: Path) -> LearnedScores:
+    """Scores by token id, learnt from the unmarked answers at temperature 0.7."""
+    made = entropy_texts.load(folder, "t0.7", "unmarked")
+    samples = [Sample(np.array(t["tokens"]), np.array(t["probability"])) for t in made]
+    return fit_scores(samples, by="tokens", vocab_size=VOCAB, temperature=0.7, top_p=0.9)
+
+
+@cache
+def loaded_proxy(name: str) -> Proxy:
+    return as_proxy(name)
 
 
 # The first of each sampler is what the others are compared with.
 STATISTICS = {
-    "exp": Statistic("exp"),
-    "exp-edit, gap 0": Statistic("exp-edit", {"gap": 0.0}),
+    "exp": Statistic("exp", edits="all"),
+    "exp-edit, gap 0": Statistic("exp-edit", {"gap": 0.0}, edits="all"),
     "exp-edit, gap 3": Statistic("exp-edit", {"gap": 3.0}),
+    "exp-free": Statistic("exp-free", edits="all"),
+    "exp-free, clipped": Statistic("exp-free", {"score": "clipped"}),
+    "exp-free, mixture": Statistic("exp-free", {"score": "mixture"}),
+    "exp-free, delta": Statistic("exp-free", {"score": "delta"}),
+    "exp-free, by token": Statistic("exp-free", {"score": BY_TOKEN}),
+    "exp-free, proxy": Statistic("exp-free", {"proxy": entropy_texts.MODEL}),
+    "exp-local": Statistic("exp-local"),
     "its": Statistic("its"),
     "its-edit": Statistic("its-edit", {"gap": 0.4}),
+    "its-free": Statistic("its-free"),
 }
 
 
@@ -147,6 +184,11 @@ def read(folder: Path, case: Case, sampler: str, count: int | None) -> list[Text
     return [text for text in texts if len(text.tokens) >= case.shortest][:count]
 
 
+def folder_of(texts: list[Text]) -> Path:
+    """The folder that the keys of texts lie in."""
+    return texts[0].watermark.parent.parent
+
+
 def by_key(texts: list[Text]) -> Iterator[tuple[Watermark, list[int]]]:
     """Each watermark and the places of the texts that are tested for it."""
     for path in sorted({text.watermark for text in texts}):
@@ -160,7 +202,7 @@ def p_values(statistic: Statistic, texts: list[Text], edit: Edit, threads: int) 
         edited = [
             edit.apply(texts[i].tokens, watermark.vocab_size, texts[i].number) for i in places
         ]
-        found = statistic.detector(watermark, threads).detect(
+        found = statistic.detector(watermark, folder_of(texts), threads).detect(
             edited, resamples=RESAMPLES, stop_after=STOP_AFTER, seed=SEED
         )
         for i, detection in zip(places, found, strict=True):
@@ -174,7 +216,7 @@ def tokens_until(statistic: Statistic, texts: list[Text], threads: int) -> list[
     """Of each text the shortest prefix with p <= 0.01; None if there is none."""
     found: list[int | None] = [None] * len(texts)
     for watermark, places in by_key(texts):
-        detector = statistic.detector(watermark, threads)
+        detector = statistic.detector(watermark, folder_of(texts), threads)
         for i in places:
             curve = prefix_curve(detector, texts[i].tokens, resamples=PREFIX_RESAMPLES, seed=SEED)
             found[i] = curve.tokens_until(0.01)
@@ -256,7 +298,12 @@ def tests(args: argparse.Namespace) -> Iterator[Test]:
         for name in args.statistics:
             texts = read(args.folder, CASES[case], STATISTICS[name].sampler, args.texts)
             if texts:
-                edits = EDITS if CASES[case].marked else (CLEAN,)
+                edits = tuple(
+                    edit
+                    for edit in EDITS
+                    if edit == CLEAN
+                    or (CASES[case].marked and STATISTICS[name].edits in ("all", edit.kind))
+                )
                 yield from (Test(case, name, edit, texts) for edit in edits)
                 if CASES[case].marked:
                     yield Test(case, name, None, texts)

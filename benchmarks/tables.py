@@ -10,7 +10,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-PAGES = (HERE.parent / "docs" / "performance.md", HERE.parent / "README.md")
+PAGES = tuple(HERE.parent / page for page in ("docs/performance.md", "docs/choosing.md", "README.md"))
 
 
 def load(name: str) -> dict:
@@ -162,6 +162,41 @@ def power_edits() -> str:
     return "\n\n".join(parts)
 
 
+def choosing() -> str:
+    """A table for each case that was edited: both levels, mixed edits, tokens."""
+    result = load("entropy")
+    cells = {(r["case"], r["statistic"], r["edit"]): r for r in result["rows"]}
+    parts = []
+    for case, title in result["cases"].items():
+        lines = []
+        for name in dict.fromkeys(row["statistic"] for row in result["rows"]):
+            if (case, name, "damage 40%") not in cells:
+                continue
+            wanted = [("clean", "0.01"), ("clean", "1e-4")]
+            wanted += [(f"damage {rate}%", "0.01") for rate in (10, 20, 30, 40)]
+            shares = [cells[case, name, edit][level] for edit, level in wanted]
+            tokens = cells[case, name, "prefixes"]["median_tokens"] or "more"
+            lines.append([f"`{name}`", *(f"{q:.2f} ± {e:.2f}" for q, e in shares), str(tokens)])
+        if lines:
+            head = ["statistic", "clean", "p ≤ 1e-4", "10 % mixed", "20 %", "30 %", "40 %"]
+            text = table([*head, "tokens to p ≤ 0.01"], lines)
+            entropy, count = _entropy(result, case)[:-1].split(" (")
+            parts.append(f"**{title}** ({entropy} nats a token, {count} texts):\n\n{text}")
+    return "\n\n".join(parts)
+
+
+def key_length() -> str:
+    result = load("key_length")
+    lengths = sorted({row["n"] for row in result["rows"]})
+    lines = []
+    for scheme in dict.fromkeys(row["scheme"] for row in result["rows"]):
+        found = {r["n"]: r for r in result["rows"] if r["scheme"] == scheme}
+        lines.append(
+            [f"`{scheme}`", *(f"{found[n]['share']:.2f} ± {found[n]['se']:.2f}" for n in lengths)]
+        )
+    return table(["scheme", *(f"n = {n:,}" for n in lengths)], lines)
+
+
 def _entropy(result: dict, case: str) -> str:
     row = next(r for r in result["rows"] if (r["case"], r["edit"]) == (case, "clean"))
     return f"{row['entropy']:.2f} ({row['n']})"
@@ -201,6 +236,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "kernels": kernels,
     "power": power,
     "power-edits": power_edits,
+    "choosing": choosing,
+    "key-length": key_length,
 }
 
 

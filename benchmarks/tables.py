@@ -10,7 +10,9 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-PAGES = tuple(HERE.parent / page for page in ("docs/performance.md", "docs/choosing.md", "README.md"))
+PAGES = tuple(
+    HERE.parent / page for page in ("docs/performance.md", "docs/choosing.md", "README.md")
+)
 
 
 def load(name: str) -> dict:

@@ -273,7 +273,8 @@ def test_what_scores_refuse():
     ):
         Detector(watermark, scheme="exp-free", score="nonsense")
     with pytest.raises(WatermarkError, match="scheme 'exp' adds up the token cost itself"):
-        Detector(watermark, score="log")
+        Detector(watermark, scheme="exp", score="log")
+    assert Detector(watermark, score="mixture").statistic.scheme.name == "exp-free"
     with pytest.raises(
         WatermarkError, match="block_length is 5, but scheme 'exp-free' aligns whole"
     ):

@@ -1,6 +1,7 @@
 """Free and local alignments against their twin: every resample, the key itself, its place and its path."""
 
 import math
+import re
 
 import naive
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from matrices import SCORED, SEED_KEY
 
 from wmcore import Detector, Watermark, WatermarkError, attacks
+from wmcore.calibration import Calibration
 from wmcore.kernels.constants import LEVELS
 from wmcore.kernels.cpu import evalue
 from wmcore.kernels.problem import (
@@ -25,7 +27,7 @@ from wmcore.kernels.problem import (
     Scoring,
     pack,
 )
-from wmcore.scores import SCORES, levels, named_scores
+from wmcore.scores import SCORES, Scores, ScoreTable, levels, named_scores
 
 V = 60
 NUMBERS = {EXP: "exp", ITS: "its"}
@@ -330,3 +332,51 @@ def test_a_strong_mark_has_a_proven_p(scheme):
     assert (found.method, found.p_value < 1e-7) == ("bound", True)
     other = Watermark.create(scheme, vocab_size=500, key_length=256)
     assert Detector(other).detect([text])[0].p_value > 1e-3
+
+
+class Strange(Scores):
+    """Scores whose bins are what `given` makes of the tokens."""
+
+    name = "strange"
+    table = ScoreTable("exp", np.ones((3, LEVELS)))
+
+    def __init__(self, given):
+        self.bins = given
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        (lambda t: np.zeros(len(t) - 1, np.uint8), r"shape \(9,\)"),
+        (lambda t: np.zeros(len(t)), "float64"),
+        (lambda t: np.full(len(t), 3), "outside 0 .. 2"),
+        (lambda t: np.full(len(t), -1), "outside 0 .. 2"),
+        (lambda t: 1 / 0, "cannot read the text: .*division by zero"),
+    ],
+)
+def test_bins_that_do_not_fit_are_that_texts_error(given, error):
+    bad = np.arange(10)
+    good = np.arange(20)
+    scores = Strange(lambda t: given(t) if len(t) == 10 else np.ones(len(t), np.int64))
+    detector = Detector(Watermark.create(vocab_size=V), score=scores, backend="cpu")
+    first, second = detector.detect([bad, good], resamples=9)
+    assert re.search(error, first.error)
+    assert (second.error, second.length) == (None, 20)
+
+
+def test_what_a_calibration_and_a_long_text_refuse():
+    watermark = Watermark.create("its-free", vocab_size=V)
+    with pytest.raises(WatermarkError, match="differs from token to token"):
+        Calibration.fit(watermark, [20], 99)
+    strange = Watermark.create(vocab_size=V).tested_as(scores=Strange(None))
+    with pytest.raises(WatermarkError, match="'strange' of scheme 'exp-free' differs"):
+        Calibration.fit(Watermark.create(vocab_size=V), [20], 99, statistic=strange)
+    large = Detector(Watermark.create(vocab_size=50_000, key_length=2**18), backend="cpu")
+    assert "the tables of 20,000 tokens at 262,144 key rows needs" in large.engine.error(20_000)
+    assert large.engine.error(100) is None
+
+
+def test_published_keys_keep_their_gap():
+    published = Watermark.published("exp", seed=1, generator="torch", vocab_size=100)
+    assert published.tested_as("exp-edit").gap == 0.0
+    assert Watermark.create("exp", vocab_size=100).tested_as("exp-edit").gap == 3.0

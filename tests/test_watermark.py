@@ -26,11 +26,11 @@ def test_numpy_numbers_are_numbers():
 
 
 def test_defaults():
-    assert [make(scheme=s).gap for s in SCHEMES] == [0.0, 3.0, 1.8, 3.0, 0.0, 0.4, 1.8, 3.0]
+    assert [make(scheme=s).gap for s in SCHEMES] == [0.0, 3.0, 1.8, 3.0, 0.0, 0.4, 1.2, 3.0]
     published = [
         Watermark.published(s, seed=1, generator="torch", vocab_size=9).gap for s in SCHEMES
     ]
-    assert published == [0.0, 0.0, 1.8, 3.0, 0.0, 0.4, 1.8, 3.0]
+    assert published == [0.0, 0.0, 1.8, 3.0, 0.0, 0.4, 1.2, 3.0]
     watermark = make()
     assert (watermark.key_length, watermark.block_length) == (256, None)
     assert isinstance(watermark.key, Key)

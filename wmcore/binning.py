@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from wmcore.costs import CostSource
+from wmcore.errors import WatermarkError, reason, shown
 from wmcore.kernels.constants import ITS_SCALE, MOST_SCORE_GAP, SCORE_SCALE
 from wmcore.kernels.problem import Scoring
 from wmcore.scores import ETA_BINS, Scores
@@ -32,12 +33,31 @@ class Binning:
         self._drift = self.scoring.costs @ chance / SCORE_SCALE
 
     def bins(self, tokens: np.ndarray) -> np.ndarray:
-        """The bin of each token of a text (int64 [m]): uint8 [m]."""
+        """The bin of each token of a text (int64 [m]): uint8 [m]; WatermarkError where the scores give none."""
         if not self.scores.by_eta:
-            return self.scores.bins(tokens)
+            return self._checked(tokens)
         (eta,) = self._source.etas([tokens]) or [tokens]
         bins = eta.astype(np.int64) * ETA_BINS // ITS_SCALE
         return np.minimum(bins, ETA_BINS - 1).astype(np.uint8)
+
+    def _checked(self, tokens: np.ndarray) -> np.ndarray:
+        name = shown(self.scores.name)
+        try:
+            found = np.asarray(self.scores.bins(tokens))
+        except WatermarkError:
+            raise
+        except Exception as error:  # a stranger's class
+            raise WatermarkError(f"scores {name} cannot read the text: {reason(error)}") from error
+        if found.shape != tokens.shape or found.dtype.kind not in "iu":
+            raise WatermarkError(
+                f"scores {name} give bins of shape {found.shape} and type {found.dtype}, but must give a whole number "
+                f"for each of {len(tokens)} tokens"
+            )
+        if ((found < 0) | (found >= len(self._drift))).any():
+            raise WatermarkError(
+                f"scores {name} give a bin outside 0 .. {len(self._drift) - 1}, those of their table"
+            )
+        return found.astype(np.uint8)
 
     def bonus(self, bins: np.ndarray) -> np.ndarray:
         """What an alignment without gaps gets, in units, in each prefix of a text with bins (uint8 [m]): int32 [m].

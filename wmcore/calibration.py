@@ -87,10 +87,10 @@ class Calibration:
         resamples = whole_number("resamples", resamples, 1)
         statistic = watermark.statistic if statistic is None else statistic
         problem = watermark.problem(statistic)
-        if statistic.scores is not None and statistic.scores.by_eta:
+        if statistic.scores is not None and len(statistic.scores.table.density) > 1:
             raise WatermarkError(
-                f"scheme {statistic.scheme.name!r} keeps the key's permutation in its resamples, so that texts of one "
-                "length do not share a null: leave calibration out, or use its or its-edit"
+                f"score {shown(statistic.scores.name)} of scheme {statistic.scheme.name!r} differs from token to token, "
+                "so texts of one length do not share a null: leave calibration out, or use another score or scheme"
             )
         engine = Engine(
             backend,

@@ -286,10 +286,9 @@ class Detector:
 
     def _unread(self, array: np.ndarray) -> str | None:
         """Why the scores cannot tell the bins of a text, which a proxy may have to read; or None."""
-        scores = self.statistic.scores
         try:
-            if isinstance(scores, Scores):
-                scores.bins(array)
+            if self.engine.binning is not None:
+                self.engine.binning.bins(array)
         except WatermarkError as error:
             return str(error)
         return None

@@ -98,10 +98,20 @@ class Engine:
         """Why a text of this length cannot be tested, or None."""
         rows = min(length, self.problem.vocab_size)
         if self.binning is not None:
-            return "the text has no tokens: at least one is needed" if length == 0 else None
+            return self._scored_error(length, rows)
         return block_error(self.problem, length, self.block_length or length) or memory_error(
             f"the table of costs of {rows:,} tokens at {self.problem.n:,} key rows",
             4 * rows * self.problem.n,
+            "test a shorter text, or make a watermark with a smaller key_length",
+        )
+
+    def _scored_error(self, length: int, rows: int) -> str | None:
+        if length == 0:
+            return "the text has no tokens: at least one is needed"
+        numbers = 1 if COSTS[self.problem.cost].ranked else rows
+        return memory_error(
+            f"the tables of {length:,} tokens at {self.problem.n:,} key rows",
+            (96 * numbers + 8 * length) * self.problem.n,
             "test a shorter text, or make a watermark with a smaller key_length",
         )
 

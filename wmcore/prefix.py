@@ -42,7 +42,8 @@ def prefix_curve(
     Parameters
     ----------
     detector : Detector
-        Without block_length (k = m: the alignment of a text then holds those of its prefixes).
+        Without block_length (k = m: the alignment of a text then holds those of its prefixes). Learnt scores have the
+        bins of the whole text: a proxy that looks ahead gives a prefix alone others.
     text : sequence of int or str
     resamples : int
         T; all are used (`stop_after=None`).

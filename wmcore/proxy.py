@@ -1,7 +1,8 @@
 """Proxies: how expected each token of a text is, by a model that reads the text without its prompt.
 
 A proxy is a callable ``proxy(tokens) -> z``: token ids, int64 [m], to a finite number for each, float [m]; the higher,
-the more expected. It must be a function of the tokens alone. `ModelProxy` makes one of a model of transformers.
+the more expected. It must be a function of the tokens alone (and of those before, if a prefix of a text is to have the
+numbers of the text). `ModelProxy` makes one of a model of transformers.
 """
 
 from collections.abc import Callable, Sequence

@@ -134,7 +134,7 @@ SCHEMES = {
         Scheme("exp-local", "exp", EXP_COST, LOCAL, 3.0, 3.0, "log"),
         Scheme("its", "its", ITS_COST, PLAIN, 0.0, 0.0),
         Scheme("its-edit", "its", ITS_COST, EDIT, 0.4, 0.4),
-        Scheme("its-free", "its", ITS_COST, FREE, 1.8, 1.8, "mixture"),
+        Scheme("its-free", "its", ITS_COST, FREE, 1.2, 1.2, "mixture"),
         Scheme("its-local", "its", ITS_COST, LOCAL, 3.0, 3.0, "mixture"),
     )
 }

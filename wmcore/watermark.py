@@ -166,7 +166,9 @@ class Watermark:
         if gap is None and isinstance(scores, Scores) and chosen.alignment.scored:
             gap = scores.gap
         if gap is None:
-            gap = self.gap if chosen.name == self.scheme else chosen.gap
+            published = isinstance(self.key, PublishedKey)
+            default = chosen.published_gap if published else chosen.gap
+            gap = self.gap if chosen.name == self.scheme else default
         if block_length is None:
             block_length = None if chosen.alignment.scored else self.block_length
         elif whole_number("block_length", block_length) == WHOLE_TEXT:

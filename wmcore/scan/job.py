@@ -27,6 +27,10 @@ NOTABLE = 1e-3
 """Progress counts documents with p of at most this."""
 
 
+_LOCAL_CALIBRATED = 256
+"""The longest window of a local scheme that a calibrated first pass decides."""
+
+
 @dataclass
 class Progress:
     """How far a scan is.
@@ -212,7 +216,7 @@ def _check_fdr(watermark: Watermark, settings: ScanSettings) -> None:
     """WatermarkError for e-BH without e-values."""
     if settings.fdr != "ebh":
         return
-    scheme = watermark.tested_as(settings.scheme, settings.gap, settings.block_length).scheme
+    scheme = settings.statistic(watermark).scheme
     if not scheme.evalues:
         known = [other.name for other in SCHEMES.values() if other.evalues]
         raise WatermarkError(
@@ -239,10 +243,10 @@ def _settled(
         named = isinstance(tokenizer, str)
         name = tokenizer if named else getattr(tokenizer, "name_or_path", None)
         settings = replace(settings, tokenizer=name)
-    statistic = watermark.tested_as(settings.scheme, settings.gap, settings.block_length)
+    statistic = settings.statistic(watermark)
     window, stride = window_and_stride(settings, statistic.scheme)
     settings = replace(settings, window=window, stride=stride)
-    if window > watermark.key_length and statistic.scheme.alignment != LOCAL:
+    if window > watermark.key_length and not statistic.scheme.alignment.scored:
         warnings.warn(
             f"window is {window} tokens, longer than the key's {watermark.key_length} rows, which rules out "
             f"the proven bound for strong watermarks: use a window of {watermark.key_length}",
@@ -266,6 +270,8 @@ def _calibration(job: Job) -> Calibration:
     settings = job.settings
     scanner = job.scanner(first="resamples")
     window = scanner.window
+    if scanner.detector.statistic.scheme.alignment == LOCAL:
+        window = min(window, _LOCAL_CALIBRATED)  # longer ones take resamples
     tokens: list[np.ndarray] = []
     for number, source in enumerate(job.sources):
         batch = next(source.batches(number, settings, ()))

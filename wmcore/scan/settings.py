@@ -9,6 +9,7 @@ from wmcore.records import MAX_BYTES, Reading
 if TYPE_CHECKING:
     from wmcore.plan import Plan
     from wmcore.scores import Scores
+    from wmcore.statistic import Statistic
     from wmcore.watermark import Watermark
 
 FIRST_PASSES = ("resamples", "calibrated")
@@ -165,6 +166,10 @@ class ScanSettings:
         from wmcore.learned_scores import chosen_scores
 
         return chosen_scores(watermark.sampler, watermark.vocab_size, self.score)
+
+    def statistic(self, watermark: "Watermark") -> "Statistic":
+        """How documents are tested; WatermarkError if they cannot be."""
+        return watermark.tested_as(self.scheme, self.gap, self.block_length, self.scores(watermark))
 
     @property
     def reading(self) -> Reading:

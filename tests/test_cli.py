@@ -39,8 +39,8 @@ def test_keygen_writes_a_secret_file_and_shows_no_secret(wm, mark):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--scheme", "exp"), "either --model or --vocab-size"),
-        (("--scheme", "exp", "--model", "m", "--vocab-size", 9), "either --model or --vocab-size"),
+        (("--scheme", "exp"), "one of --model and --vocab-size"),
+        (("--scheme", "exp", "--model", "m", "--vocab-size", 9), "one of --model and --vocab-size"),
         (("--scheme", "magic", "--vocab-size", 9), "magic.*exp-edit"),
         (("--scheme", "exp", "--vocab-size", 0), "vocab_size"),
         (("--scheme", "exp", "--vocab-size", "many"), "--vocab-size"),

@@ -89,8 +89,8 @@ class Calibration:
         problem = watermark.problem(statistic)
         if statistic.scores is not None and len(statistic.scores.table.density) > 1:
             raise WatermarkError(
-                f"score {shown(statistic.scores.name)} of scheme {statistic.scheme.name!r} differs from token to token, "
-                "so texts of one length do not share a null: leave calibration out, or use another score or scheme"
+                f"score {shown(statistic.scores.name)} of scheme {statistic.scheme.name!r} differs from token to "
+                "token, so texts of one length do not share a null: leave calibration out, or use another score"
             )
         engine = Engine(
             backend,

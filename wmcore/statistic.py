@@ -54,14 +54,15 @@ class Statistic:
             self._check_scored()
         elif self.scores is not None:
             raise WatermarkError(
-                f"score is given, but scheme {self.scheme.name!r} adds up the token cost itself: leave it out, or use "
-                f"a scheme with scores, such as '{self.scheme.sampler}-free'"
+                f"a score or proxy is given, but scheme {self.scheme.name!r} adds up the token cost itself: leave it "
+                f"out, or use a scheme with scores, such as '{self.scheme.sampler}-free'"
             )
 
     def _check_scored(self) -> None:
         if self.block_length is not None:
             raise WatermarkError(
-                f"block_length is {self.block_length}, but scheme {self.scheme.name!r} aligns whole texts: leave it out"
+                f"block_length is {self.block_length}, but scheme {self.scheme.name!r} aligns whole texts: leave it "
+                f"out, or use scheme {self.scheme.sampler!r} or '{self.scheme.sampler}-edit'"
             )
         scores = self.scores
         if scores is None:

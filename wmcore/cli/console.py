@@ -66,7 +66,7 @@ TestBlock = Annotated[
         "--block-length",
         min=0,
         max=MOST,
-        help="Tokens aligned at a time; 0 for the whole text. Default: the watermark's.",
+        help="Tokens aligned at a time, of schemes without scores; 0 for the whole text. Default: the watermark's.",
     ),
 ]
 

@@ -160,6 +160,10 @@ def detect(
         proxy=proxy,
         tokenizer=coder,
     )
+    how = detector.statistic
+    if how != mark.statistic:
+        scores = "" if how.scores is None else f", score {how.scores.name}"
+        note(f"tested as {how.scheme.name}, gap {how.gap:g}{scores}")
     documents = chain.from_iterable(
         read_documents(path, form, reading) for path, form in zip(files, formats, strict=True)
     )

@@ -68,7 +68,10 @@ def keygen(
     vocab_size: Annotated[int | None, typer.Option(help="Or give the vocabulary size.")] = None,
     key_length: Annotated[int, typer.Option(help="Rows of the key sequence (n).")] = 256,
     block_length: Annotated[
-        int | None, typer.Option(help="Tokens aligned at a time (k). Default: the whole text.")
+        int | None,
+        typer.Option(
+            help="Tokens aligned at a time (k), of schemes without scores. Default: the whole text."
+        ),
     ] = None,
     gap: Annotated[
         float | None, typer.Option(help="Cost of an insertion or deletion. Default: the scheme's.")
@@ -85,7 +88,7 @@ def keygen(
 
         vocab_size = vocab_size_of(model)
     elif model is not None or vocab_size is None:
-        raise WatermarkError("give either --model or --vocab-size, and not both")
+        raise WatermarkError("give one of --model and --vocab-size")
     watermark = Watermark.create(
         scheme,
         vocab_size=vocab_size,

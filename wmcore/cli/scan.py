@@ -98,7 +98,7 @@ def scan(
     fdr: Annotated[
         str,
         typer.Option(
-            help="q-values: bh (Benjamini-Hochberg), by or ebh (any dependence; ebh by e-values, exp alone)."
+            help="q-values: bh (Benjamini-Hochberg), by or ebh (any dependence; by e-values, not for its)."
         ),
     ] = ScanSettings.fdr,
     shard_size: Annotated[

@@ -63,7 +63,7 @@ class ScanSettings:
         How many control keys are run over the same documents, at most 9,999; not with a calibrated first pass.
     fdr : {"bh", "by", "ebh"}
         q-values: Benjamini-Hochberg's, Benjamini-Yekutieli's, or those of e-BH, valid under any dependence, from
-        e-values over edit paths (exp alone; not with controls).
+        e-values over edit paths (not for its and its-edit, nor with controls).
     shard_size : int
         Records in a shard.
     max_bytes : int

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -218,7 +219,9 @@ def test_the_command_learns_and_detects(wm, named, exp_mark, model):
         ),
     ):
         code, out, err = wm(*DETECT, *options)
-        assert (code, err) == (0, "")
+        assert code == 0
+        scheme = given.get("scheme", "exp-free")
+        assert re.fullmatch(rf"wmcore: tested as {scheme}, gap [0-9.]+, score .+\n", err)
         expected = Detector(mark, **given).detect(texts, seed=1)
         assert [row["p_value"] for row in rows(out)] == [one.p_value for one in expected]
     assert len({json.dumps(rows(wm(*DETECT, *o)[1])) for o in ((), ("--score", "log"))}) == 2

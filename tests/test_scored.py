@@ -92,7 +92,7 @@ def key_numbers(problem, scored, seed):
     return CostTable(matrix, source), of_text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(case=cases(), first=st.sampled_from([0, 32, 64]))
 def test_resamples_equal_the_twin(backend, case, first):
     problem, scored = case
@@ -137,7 +137,7 @@ def test_the_key_equals_the_twin(backend, case, seed):
     assert (again.block == -1).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(case=cases(), seed=st.integers(0, 99))
 def test_prefixes_equal_the_texts_cut_there(backend, case, seed):
     problem, scored = case
@@ -287,7 +287,7 @@ def test_what_scores_refuse():
     assert Detector(blocks, scheme="exp-free").statistic.block_length is None
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(case=cases(), seed=st.integers(0, 99))
 def test_e_values_count_every_path(backend, case, seed):
     problem, scored = case

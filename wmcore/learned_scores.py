@@ -88,7 +88,7 @@ class LearnedScores(Scores):
         self.probabilities = p
         self.origin = origin
         density = np.stack([FLOOR + (1 - FLOOR) * of_probabilities(row) for row in p])
-        self.table = ScoreTable("exp", by_level("exp", density))
+        self.table = ScoreTable("exp", by_level(density))
 
     def _finish(self) -> None:
         """Take a name once all fields are there: the kind, and a digest of the file."""

@@ -89,10 +89,10 @@ class ScoreTable:
         return Scoring(levels(self.sampler), costs, factors * (1 - 1e-12))
 
 
-def by_level(sampler: str, density: np.ndarray) -> np.ndarray:
-    """Mean densities by level, [B, LEVELS], of densities at every number, float64 [B, 65536] or [65536]."""
+def by_level(density: np.ndarray) -> np.ndarray:
+    """Mean densities of exp by level, [B, LEVELS], of densities at every number, float64 [B, 65536] or [65536]."""
     density = np.atleast_2d(density)
-    level = levels(sampler)
+    level = levels("exp")
     count = np.maximum(np.bincount(level, minlength=LEVELS), 1)
     return np.stack([np.bincount(level, row, LEVELS) / count for row in density])
 
@@ -194,7 +194,7 @@ class NamedScores(Scores):
             self.by_eta = True
             self.table = ScoreTable("its", _interval())
         else:
-            self.table = ScoreTable("exp", by_level("exp", SCORES[name]()))
+            self.table = ScoreTable("exp", by_level(SCORES[name]()))
 
     def __reduce__(self) -> tuple[Callable[[str, str], Scores], tuple[str, str]]:
         return named_scores, (self.table.sampler, self.name)

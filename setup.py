@@ -1,4 +1,5 @@
-"""Packaging: ``kernels/`` and ``bindings/`` become ``wmcore.kernels`` and ``wmcore.bindings``.
+"""Packaging: ``kernels/``, ``bindings/`` and ``benchmarks/paper/`` become ``wmcore.kernels``, ``wmcore.bindings`` and
+``wmcore.paper``.
 
 Top-level packages of those names would collide with others (transformers imports a package
 named ``kernels`` when there is one), so the folders are mapped under ``wmcore``.
@@ -12,7 +13,11 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "wmcore/_version.py").read_text())[1]
 
-MAPPED = {"wmcore.kernels": "kernels", "wmcore.bindings": "bindings"}
+MAPPED = {
+    "wmcore.kernels": "kernels",
+    "wmcore.bindings": "bindings",
+    "wmcore.paper": "benchmarks/paper",
+}
 
 
 def packages() -> list[str]:
@@ -58,6 +63,7 @@ setup(
         "wmcore.kernels": ["py.typed"],
         "wmcore.kernels.cuda": ["*.cu", "*.cuh"],
         "wmcore.bindings": ["py.typed"],
+        "wmcore.paper": ["py.typed"],
     },
     include_package_data=False,
     zip_safe=False,

@@ -41,12 +41,14 @@ class Writer(Protocol):
 class Method:
     """How text is written: an entry of METHODS.
 
-    family: which tests find it: that of `Test.family`; None for text without a watermark. model: whether a model writes.
+    family: which tests find it, those of the same `Test.family`; None for text without a watermark. writer: None for the
+    human continuation of the prompt. key_sequence: whether there is a key sequence, so that its length matters.
     """
 
     title: str
     family: str | None
     writer: Callable[[Batch], Writer] | None
+    key_sequence: bool = False
 
 
 @dataclass(frozen=True)

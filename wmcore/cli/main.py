@@ -1,4 +1,4 @@
-"""The ``wmcore`` command: keygen, generate and demo; the others are in `detect`, `learn` and `scan`.
+"""The ``wmcore`` command: keygen, generate and demo; the others are in `bench`, `detect`, `learn` and `scan`.
 
 Exit code 0 whatever is found; 2 for bad usage or input, with one line on standard error that says what to do; 130 when
 interrupted; 1 for an error of wmcore's own. Everything heavy is imported inside the command that needs it.
@@ -16,7 +16,7 @@ import typer
 from typer.exceptions import TyperException
 
 from wmcore._version import __version__
-from wmcore.cli import console, detect, learn, scan
+from wmcore.cli import bench, console, detect, learn, scan
 from wmcore.cli.console import (
     MOST,
     NAMES,
@@ -49,7 +49,7 @@ def start(
         console.say(f"wmcore {__version__}")
     elif context.invoked_subcommand is None:
         raise WatermarkError(
-            "no command given: wmcore -h lists keygen, generate, detect, learn-scores, demo, scan and report"
+            "no command given: wmcore -h lists keygen, generate, detect, learn-scores, demo, scan, report and bench"
         )
 
 
@@ -215,6 +215,7 @@ def demo(
 
 app.command(epilog=scan.SCAN_EXAMPLES)(scan.scan)
 app.command(epilog=scan.REPORT_EXAMPLES)(scan.report)
+app.command(epilog=bench.EXAMPLES)(bench.bench)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

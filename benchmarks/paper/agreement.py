@@ -1,0 +1,105 @@
+"""The published scripts' calibrated p beside the exact one: texts of one length are compared with one stored null.
+
+There the null is phi of 5,000 human texts under random keys. Here it is `wmcore.Calibration`, fitted with excerpts of
+human texts, as many resamples.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from wmcore.calibration import Calibration
+from wmcore.detect import Detector
+from wmcore.key import Key
+from wmcore.paper import grids
+from wmcore.paper.points import Point, received, rows_of
+from wmcore.paper.sizes import Size
+from wmcore.paper.study import Study, vocab_size_of
+from wmcore.paper.texts import load, secret_of
+from wmcore.schemes import SCHEMES
+from wmcore.watermark import Watermark
+
+CALIBRATED = 5_000
+"""Null statistics: as many as the published scripts keep."""
+
+
+def points(size: Size) -> Iterator[Point]:
+    """What is tested exactly, to be compared: marked texts and those of people, at the first m of the edits."""
+    for test in grids.PAPER:
+        for method in (SCHEMES[test].sampler, "human"):
+            texts = grids.news(size, method)
+            yield Point(
+                texts, test, size.cuts[0], resamples=size.resamples, count=size.count
+            )
+
+
+def compare(study: Study, size: Size) -> list[dict[str, Any]]:
+    """A row a test and kind of text: how far the two p are apart."""
+    nulls = {test: _null(study, size, test) for test in grids.PAPER}
+    found = []
+    for point in points(size):
+        exact = {row["text"]: row["p"] for row in rows_of(study, point)}
+        texts = [text for text in load(study, point.texts, point.count) if text.number in exact]
+        calibrated = []
+        for text in texts:
+            mark = _mark(study, point, secret_of(study, point.texts, text.number))
+            tokens = received(study, point, text)
+            (one,) = Detector(mark, threads=1).detect([tokens], calibration=nulls[point.test])
+            calibrated.append(np.nan if one.p_value is None else one.p_value)
+        found.append(
+            {
+                "test": point.test,
+                "text": point.texts.method,
+                **_difference(np.array([exact[t.number] for t in texts]), np.array(calibrated)),
+            }
+        )
+    return found
+
+
+def _difference(exact: np.ndarray, calibrated: np.ndarray) -> dict[str, Any]:
+    both = ~np.isnan(exact) & ~np.isnan(calibrated)
+    a, b = exact[both], calibrated[both]
+    return {
+        "texts": int(both.sum()),
+        "median_exact": float(np.median(a)),
+        "median_calibrated": float(np.median(b)),
+        "found_exact": float((a <= 0.01).mean()),
+        "found_calibrated": float((b <= 0.01).mean()),
+        "mean_difference": float(np.abs(a - b).mean()),
+        "largest_difference": float(np.abs(a - b).max()),
+        "correlation": _correlation(a, b),
+    }
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Of ranks; None where one of them does not vary."""
+    from scipy.stats import spearmanr
+
+    if len(set(a)) < 2 or len(set(b)) < 2:
+        return None
+    return float(spearmanr(a, b).statistic)
+
+
+def _mark(study: Study, point: Point, secret: bytes) -> Watermark:
+    return Watermark.create(
+        point.test,
+        vocab_size=vocab_size_of(study.model),
+        key_length=point.texts.key_length,
+        gap=SCHEMES[point.test].published_gap,
+        key=Key(secret),
+    )
+
+
+def _null(study: Study, size: Size, test: str) -> Calibration:
+    people: Sequence[np.ndarray] = [
+        text.tokens for text in load(study, grids.news(size, "human"), size.nulls)
+    ]
+    point = Point(grids.news(size, SCHEMES[test].sampler), test, size.cuts[0])
+    return Calibration.fit(
+        _mark(study, point, study.digest("calibration", test)),
+        [size.cuts[0]],
+        CALIBRATED,
+        tokens=people,
+        seed=study.seed,
+    )

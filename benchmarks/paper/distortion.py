@@ -1,0 +1,99 @@
+"""Item 8: does a mark change what is written? Perplexity under the model itself, and repetition within and across texts."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wmcore.paper import grids, report
+from wmcore.paper.methods import METHODS
+from wmcore.paper.sizes import Size
+from wmcore.paper.study import Study
+from wmcore.paper.texts import Text, load
+
+NGRAMS = (1, 2, 3)
+PLAIN = "plain"
+
+
+def _perplexity(texts: Sequence[Text]) -> float:
+    return report.perplexity(
+        [(-float(t.log_probability.mean(dtype=np.float64)), len(t.tokens)) for t in texts]
+    )
+
+
+def _distinct(n: int, texts: Sequence[Text]) -> float:
+    return report.distinct([text.tokens for text in texts], n)
+
+
+MEASURES = {
+    "perplexity": _perplexity,
+    **{f"distinct {n}-grams": partial(_distinct, n) for n in NGRAMS},
+}
+"""{name: of texts}. The perplexity is that of the model's own law, before a baseline's bias."""
+
+
+def compare(study: Study, size: Size) -> dict[str, Any]:
+    """{method: {measure: {"value", "interval", "difference": to plain sampling on the same prompts}}}."""
+    plain = {t.number: t for t in load(study, grids.news(size, PLAIN), size.count)}
+    found: dict[str, Any] = {}
+    for method in (PLAIN, *grids.marked()):
+        texts = load(study, grids.news(size, method), size.count)
+        paired = [plain[text.number] for text in texts]
+        found[method] = {
+            name: report.with_interval(measure, texts, study.seed)
+            | (
+                {}
+                if method == PLAIN
+                else {"difference": report.paired_difference(measure, texts, paired, study.seed)}
+            )
+            for name, measure in MEASURES.items()
+        }
+    return found
+
+
+def table(found: dict[str, Any]) -> str:
+    """A row a method: values, and differences to plain sampling with intervals."""
+    heads = ["method", *MEASURES, *(f"{name}, difference" for name in MEASURES)]
+    body = []
+    for method, measures in found.items():
+        row = [METHODS[method].title]
+        row += [report.number(measures[name]["value"], 3) for name in MEASURES]
+        for name in MEASURES:
+            difference = measures[name].get("difference")
+            row.append("" if difference is None else _interval(difference))
+        body.append(row)
+    n = next(iter(found.values()))["perplexity"]["n"]
+    caption = (
+        f"{n} texts, each with a key of its own; differences to plain sampling on the same prompts, with intervals of "
+        "95 %; in bold where they do not hold 0."
+    )
+    return report.markdown(heads, body, 1, caption)
+
+
+def _interval(one: dict[str, Any]) -> str:
+    low, high = one["interval"]
+    shown = f"{one['value']:+.3f} ({low:+.3f} to {high:+.3f})"
+    return shown if low <= 0 <= high else f"**{shown}**"
+
+
+def draw(found: dict[str, Any], stem: Path) -> None:
+    """Differences to plain sampling with intervals, a panel a measure."""
+    others = [method for method in found if method != PLAIN]
+    report.intervals(
+        [
+            (
+                f"{name}, difference to plain sampling",
+                {
+                    METHODS[method].title: (
+                        found[method][name]["difference"]["value"],
+                        *found[method][name]["difference"]["interval"],
+                    )
+                    for method in others
+                },
+            )
+            for name in MEASURES
+        ],
+        stem,
+    )

@@ -1,0 +1,71 @@
+"""METHODS: how text is written. A new scheme or baseline is an entry here (and its test in `testing.py`)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from wmcore.generation import MAX_ROWS
+from wmcore.key import Key
+from wmcore.paper.contract import Batch, Method, Writer
+from wmcore.sampling import Draw, ordinary, watermarked
+from wmcore.watermark import Watermark
+
+
+@dataclass
+class Keyed:
+    """Draws each text's tokens from a key sequence of its own; texts of one key that stand together are drawn at once."""
+
+    batch: Batch
+    draws: list[tuple[slice, Draw]] = field(default_factory=list)
+
+    def __call__(self, ids: Any, logits: Any, step: int) -> Any:
+        import torch
+
+        rows = (self.batch.shifts + step) % self.batch.key_length
+        drawn = [draw(logits[part], rows[part], 1.0) for part, draw in self.draws]
+        return torch.cat(drawn)
+
+
+def keyed(sampler: str) -> Callable[[Batch], Writer]:
+    """The writer of a sampler of wmcore: "exp" or "its"."""
+
+    def begin(batch: Batch) -> Writer:
+        writer = Keyed(batch)
+        secrets = list(batch.secrets)
+        first = 0
+        while first < len(secrets):
+            stop = first + 1
+            while stop < len(secrets) and secrets[stop] == secrets[first]:
+                stop += 1
+            mark = Watermark.create(
+                sampler,
+                vocab_size=batch.vocab_size,
+                key_length=batch.key_length,
+                key=Key(secrets[first]),
+            )
+            writer.draws.append((slice(first, stop), watermarked(mark)))
+            first = stop
+        return writer
+
+    return begin
+
+
+def plain(batch: Batch) -> Writer:
+    """Ordinary sampling."""
+    draw = ordinary(batch.draws)
+
+    def write(ids: Any, logits: Any, step: int) -> Any:
+        return draw(logits, np.asarray(batch.rows + step) % MAX_ROWS, 1.0)
+
+    return write
+
+
+METHODS: dict[str, Method] = {
+    "exp": Method("exponential minimum", "exp", keyed("exp"), key_sequence=True),
+    "its": Method("inverse transform", "its", keyed("its"), key_sequence=True),
+    "plain": Method("no watermark", None, plain),
+    "human": Method("people", None, None),
+}
+"""By name. `Method.writer` None: the human continuation of the prompt."""

@@ -7,19 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from wmcore.paper.summary import LEVELS, share
+
 RESULTS = Path(__file__).parent / "results"
-LEVELS = {"0.01": 0.01, "1e-4": 1e-4}
 PLOT_KIND = "damage"
 
 Line = dict[str, Any]
 Row = dict[str, Any]
-
-
-def share(found: np.ndarray) -> list[float]:
-    """[share, its standard error] of bool [N]: sqrt(q (1 - q) / N) with q = (found + 1/2) / (N + 1), so never 0."""
-    n = len(found)
-    q = (found.sum() + 0.5) / (n + 1)
-    return [round(float(found.mean()), 4), round(float(np.sqrt(q * (1 - q) / n)), 4)]
 
 
 def difference(p: dict[int, float], against: dict[int, float], level: float) -> list[float]:

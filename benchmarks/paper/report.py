@@ -1,0 +1,38 @@
+"""From raw rows to tables, plots and intervals: what an experiment needs to report what it found."""
+
+from wmcore.paper.intervals import (
+    bootstrap_tpr,
+    distinct,
+    paired_difference,
+    perplexity,
+    with_interval,
+)
+from wmcore.paper.labels import Names, number
+from wmcore.paper.plots import Figure, draw
+from wmcore.paper.rows import Row, read_rows, write_rows
+from wmcore.paper.summary import LEVELS, Summary, summarise
+from wmcore.paper.tables import listing, markdown, mean_cell, median_cell, share_cell, table
+
+__all__ = [
+    "LEVELS",
+    "Figure",
+    "Names",
+    "Row",
+    "Summary",
+    "bootstrap_tpr",
+    "distinct",
+    "draw",
+    "listing",
+    "markdown",
+    "mean_cell",
+    "median_cell",
+    "number",
+    "paired_difference",
+    "perplexity",
+    "read_rows",
+    "share_cell",
+    "summarise",
+    "table",
+    "with_interval",
+    "write_rows",
+]

@@ -29,9 +29,7 @@ def points(size: Size) -> Iterator[Point]:
     for test in grids.PAPER:
         for method in (SCHEMES[test].sampler, "human"):
             texts = grids.news(size, method)
-            yield Point(
-                texts, test, size.cuts[0], resamples=size.resamples, count=size.count
-            )
+            yield Point(texts, test, size.cuts[0], resamples=size.resamples, count=size.count)
 
 
 def compare(study: Study, size: Size) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""ATTACKS: what is done to texts before they are tested. A new one is an entry here, or named as ``module:function``."""
+"""ATTACKS: what is done to texts before they are tested. A new one is an entry here, or a ``module:function``."""
 
 import hashlib
 import importlib
@@ -15,7 +15,7 @@ ATTACKS: dict[str, Attack] = {
 
 @cache
 def attack_of(name: str) -> Attack:
-    """The attack of this name; of ``module:function`` that function, which takes (list of texts, seed) and gives a list.
+    """The attack of this name; of ``module:function`` that function: (list of texts, seed) to as many texts.
 
     Raises WatermarkError for a name that is neither.
     """

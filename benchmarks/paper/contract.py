@@ -41,8 +41,8 @@ class Writer(Protocol):
 class Method:
     """How text is written: an entry of METHODS.
 
-    family: which tests find it, those of the same `Test.family`; None for text without a watermark. writer: None for the
-    human continuation of the prompt. key_sequence: whether there is a key sequence, so that its length matters.
+    family: which tests find it, those of the same `Test.family`; None for text without a watermark. writer: None for
+    the human continuation of the prompt. key_sequence: whether there is a key sequence, so that its length matters.
     """
 
     title: str
@@ -70,8 +70,8 @@ class Trial:
 class Test:
     """How text is tested: an entry of TESTS.
 
-    p_values: (texts: int64 [m] each; secrets: 32 bytes each; trial) -> float64 [N]; NaN for a text that cannot be tested
-    (too short). Exact: by chance, over keys, P(p <= a) <= a.
+    p_values: (texts: int64 [m] each; secrets: 32 bytes each; trial) -> float64 [N]; NaN for a text that cannot be
+    tested (too short). Exact: by chance, over keys, P(p <= a) <= a.
     """
 
     __test__ = False  # pytest takes it for a test

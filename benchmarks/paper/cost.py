@@ -139,7 +139,10 @@ def table(found: dict[str, Any]) -> str:
     tests = dict.fromkeys(one["test"] for one in found["testing"])
     heads = ["test", "marked text, ms", "human text, ms"]
     body = [
-        [TESTS[test].title, *(report.number(kinds[test, kind]["ms"]) for kind in ("marked", "human"))]
+        [
+            TESTS[test].title,
+            *(report.number(kinds[test, kind]["ms"]) for kind in ("marked", "human")),
+        ]
         for test in tests
     ]
     first = found["testing"][0]

@@ -1,4 +1,4 @@
-"""Item 8: does a mark change what is written? Perplexity under the model itself, and repetition within and across texts."""
+"""Item 8: does a mark change what is written? Perplexity under the model itself, and repetition in and across texts."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -42,11 +42,11 @@ def compare(study: Study, size: Size) -> dict[str, Any]:
         texts = load(study, grids.news(size, method), size.count)
         paired = [plain[text.number] for text in texts]
         found[method] = {
-            name: report.with_interval(measure, texts, study.seed)
+            name: report.with_interval(measure, texts)
             | (
                 {}
                 if method == PLAIN
-                else {"difference": report.paired_difference(measure, texts, paired, study.seed)}
+                else {"difference": report.paired_difference(measure, texts, paired)}
             )
             for name, measure in MEASURES.items()
         }

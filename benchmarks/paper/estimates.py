@@ -1,4 +1,4 @@
-"""``wmcore bench list``: what there is, what is done, and how long the rest takes here, from what pieces took before."""
+"""``wmcore bench list``: what there is, what is done, and how long the rest takes, from what pieces took before."""
 
 import json
 import time

@@ -303,12 +303,14 @@ def show_calibration(findings: Findings) -> None:
         for kind, name in (("marked", method), ("human", "human")):
             for m in findings.size.buckets:
                 # A bucket holds texts of its length: shorter ones are no texts of it.
-                buckets[kind][m] = np.array([
-                    row["p"]
-                    for row in findings.rows
-                    if (row["method"], row["test"], row["cut"]) == (name, test, m)
-                    and row["tokens"] == m
-                ])
+                buckets[kind][m] = np.array(
+                    [
+                        row["p"]
+                        for row in findings.rows
+                        if (row["method"], row["test"], row["cut"]) == (name, test, m)
+                        and row["tokens"] == m
+                    ]
+                )
         full = [m for m in findings.size.buckets if all(len(b[m]) for b in buckets.values())]
         rates = report.bootstrap_tpr(
             {m: buckets["marked"][m] for m in full},
@@ -378,7 +380,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         varies_key_length=True,
     ),
     "substitution": Experiment(
-        "3. p after substitutions", lambda size, attacks: grids.edits(size, "substitute"), show_edits
+        "3. p after substitutions",
+        lambda size, attacks: grids.edits(size, "substitute"),
+        show_edits,
     ),
     "insertion": Experiment(
         "4. p after insertions", lambda size, attacks: grids.edits(size, "insert"), show_edits

@@ -24,13 +24,13 @@ def marked() -> list[str]:
     return [name for name, method in METHODS.items() if method.family is not None]
 
 
-def tests_of(method: str, among: Sequence[str] | None = None) -> list[str]:
-    """The tests that find what a method writes."""
+def tests_of(method: str, among: Sequence[str]) -> list[str]:
+    """The tests, of those, that find what a method writes."""
     family = METHODS[method].family
     return [
         name
         for name, test in TESTS.items()
-        if test.family == family and (among is None or name in among)
+        if test.family == family and name in among
     ]
 
 

@@ -9,13 +9,15 @@ import numpy as np
 from wmcore.generation import MAX_ROWS
 from wmcore.key import Key
 from wmcore.paper.contract import Batch, Method, Writer
+from wmcore.paper.kirchenbauer import kgw_writer
+from wmcore.paper.synthid import synthid_writer
 from wmcore.sampling import Draw, ordinary, watermarked
 from wmcore.watermark import Watermark
 
 
 @dataclass
 class Keyed:
-    """Draws each text's tokens from a key sequence of its own; texts of one key that stand together are drawn at once."""
+    """Draws each text's tokens from its key sequence; neighbours of one key are drawn at once."""
 
     batch: Batch
     draws: list[tuple[slice, Draw]] = field(default_factory=list)
@@ -62,9 +64,17 @@ def plain(batch: Batch) -> Writer:
     return write
 
 
+GREEN = 0.25
+"""gamma, the share of green tokens."""
+
 METHODS: dict[str, Method] = {
     "exp": Method("exponential minimum", "exp", keyed("exp"), key_sequence=True),
     "its": Method("inverse transform", "its", keyed("its"), key_sequence=True),
+    **{
+        f"kgw-{delta:g}": Method(f"KGW δ = {delta:g}", "kgw", kgw_writer(GREEN, delta))
+        for delta in (1.0, 1.5, 2.0)
+    },
+    "synthid": Method("SynthID", "synthid", synthid_writer),
     "plain": Method("no watermark", None, plain),
     "human": Method("people", None, None),
 }

@@ -92,7 +92,7 @@ def draw(summaries: Sequence[Summary], figure: Figure, path_stem: Path) -> tuple
             axis.set_title(show(panel, figure.names))
         labels = (*(show(values, figure.names) for values in lines), *REFERENCES)
         _legend(canvas, {label: handles[label] for label in labels if label in handles})
-        return _save(canvas, path_stem)
+        return save(canvas, path_stem)
 
 
 def _values(summary: Summary, columns: Sequence[str]) -> tuple[Any, ...]:
@@ -202,7 +202,7 @@ def _legend(canvas: Any, handles: Mapping[str, Any]) -> None:
     )
 
 
-def _save(canvas: Any, path_stem: Path) -> tuple[Path, Path]:
+def save(canvas: Any, path_stem: Path) -> tuple[Path, Path]:
     """Small, and without the date and versions, which would change the bytes."""
     from PIL import Image
 

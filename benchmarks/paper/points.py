@@ -98,9 +98,7 @@ def evaluate(study: Study, point: Point) -> None:
     path = point_path(study, point)
     rows = read_rows(path) if path.exists() else []
     have = {row["text"] for row in rows}
-    missing = [
-        text for text in load(study, point.texts, point.count) if text.number not in have
-    ]
+    missing = [text for text in load(study, point.texts, point.count) if text.number not in have]
     if missing:
         rows += _test(study, point, missing)
         rows.sort(key=lambda row: row["text"])
@@ -171,9 +169,7 @@ def received(study: Study, point: Point, text: Text) -> np.ndarray:
 
 
 @lru_cache(maxsize=20_000)
-def _read_again(
-    study: Study, texts: TextSet, edit: str, rate: float, text: Text
-) -> np.ndarray:
+def _read_again(study: Study, texts: TextSet, edit: str, rate: float, text: Text) -> np.ndarray:
     tokenizer = tokenizer_of(study.model)
     string = text.text
     change = attack_of(edit).tokens

@@ -7,21 +7,33 @@ from wmcore.paper.intervals import (
     perplexity,
     with_interval,
 )
-from wmcore.paper.labels import Names, number
+from wmcore.paper.labels import Names, number, show
+from wmcore.paper.panels import bars, intervals
 from wmcore.paper.plots import Figure, draw
 from wmcore.paper.rows import Row, read_rows, write_rows
 from wmcore.paper.summary import LEVELS, Summary, summarise
-from wmcore.paper.tables import listing, markdown, mean_cell, median_cell, share_cell, table
+from wmcore.paper.tables import (
+    UNREACHABLE,
+    listing,
+    markdown,
+    mean_cell,
+    median_cell,
+    share_cell,
+    table,
+)
 
 __all__ = [
     "LEVELS",
+    "UNREACHABLE",
     "Figure",
     "Names",
     "Row",
     "Summary",
+    "bars",
     "bootstrap_tpr",
     "distinct",
     "draw",
+    "intervals",
     "listing",
     "markdown",
     "mean_cell",
@@ -31,6 +43,7 @@ __all__ = [
     "perplexity",
     "read_rows",
     "share_cell",
+    "show",
     "summarise",
     "table",
     "with_interval",

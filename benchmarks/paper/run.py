@@ -182,7 +182,7 @@ class Runner:
 
 
 def timings_path(study: Study) -> Path:
-    """What each piece of work took, a JSON object a line: work, name, size (tokens or texts), seconds of one process."""
+    """What pieces took, a JSON object a line: work, name, size (tokens or texts), seconds of one process."""
     return study.folder / "timings.jsonl"
 
 

@@ -7,6 +7,9 @@ import numpy as np
 from wmcore.detect import Detector
 from wmcore.key import Key
 from wmcore.paper.contract import Test, Trial
+from wmcore.paper.kirchenbauer import kgw_p_values
+from wmcore.paper.methods import GREEN
+from wmcore.paper.synthid import synthid_p_values
 from wmcore.schemes import SCHEMES
 from wmcore.watermark import Watermark
 
@@ -14,9 +17,7 @@ from wmcore.watermark import Watermark
 def ours(scheme: str, title: str, **options: object) -> Test:
     """A scheme of wmcore; options: of `Detector`, unless the trial has others."""
 
-    def p_values(
-        texts: Sequence[np.ndarray], secrets: Sequence[bytes], trial: Trial
-    ) -> np.ndarray:
+    def p_values(texts: Sequence[np.ndarray], secrets: Sequence[bytes], trial: Trial) -> np.ndarray:
         p = np.full(len(texts), np.nan)
         for secret in dict.fromkeys(secrets):
             mark = Watermark.create(
@@ -44,5 +45,7 @@ TESTS: dict[str, Test] = {
     "its": ours("its", "ITS"),
     "its-edit": ours("its-edit", "ITS-edit", gap=SCHEMES["its-edit"].published_gap),
     "its-free": ours("its-free", "ITS-free"),
+    "kgw": Test("KGW", "kgw", kgw_p_values(GREEN)),
+    "synthid": Test("SynthID", "synthid", synthid_p_values),
 }
 """By name; exp-edit and its-edit with the published gaps."""

@@ -65,9 +65,7 @@ def _decoded(study: Study, tokens: Any) -> str:
     return str(tokenizer_of(study.model).decode(tokens.tolist(), skip_special_tokens=True))
 
 
-def _write(
-    study: Study, texts: TextSet, model: Any, given: dict[int, list[int]]
-) -> Iterator[Text]:
+def _write(study: Study, texts: TextSet, model: Any, given: dict[int, list[int]]) -> Iterator[Text]:
     """Continue prompts, {number: tokens}, together."""
     import torch
 

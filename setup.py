@@ -38,11 +38,14 @@ CUDA12 = ["cupy-cuda12x>=14,<15", "nvidia-cuda-nvrtc-cu12>=12.4,<13"]
 CUDA13 = ["cupy-cuda13x>=14,<15", "nvidia-cuda-nvrtc>=13,<14"]
 # The compiler alone, for tests: it needs neither a driver nor CuPy.
 NVRTC = "nvidia-cuda-nvrtc>=13,<14; sys_platform == 'linux' or sys_platform == 'win32'"
+# sentencepiece: for the tokenizers of translation models.
+PAPER = ["pyarrow>=17", "matplotlib>=3.9,<4", "sentencepiece>=0.2,<1"]
 TEST = [
     NVRTC,
     *("pytest>=8.3,<10", "pytest-timeout>=2.3,<3", "hypothesis>=6.100,<7"),
     *SCAN,
     "datasets>=3.2",
+    *PAPER,
 ]
 CHECK = ["ruff>=0.17.6,<0.18", "mypy>=2.4,<3"]
 BENCH = ["pytest>=8.3,<10", "pytest-benchmark>=5.1,<6", "matplotlib>=3.9,<4"]
@@ -81,6 +84,7 @@ setup(
         "demo": GENERATE,
         "scan": [*TOKENIZER, *SCAN],
         "ray": [*TOKENIZER, *RAY],
+        "paper": [*GENERATE, *PAPER],
         "test": TEST,
         "check": CHECK,
         "bench": BENCH,

@@ -1,5 +1,7 @@
 """Models and tokenizers by name: the packaged SmolLM2, or anything that transformers can load."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -99,16 +101,26 @@ def _load(loader: str, name: str, source: str, options: dict[str, str]) -> Any:
         from transformers import modeling_gguf_pytorch_utils as gguf_reader
 
         gguf_reader.tqdm = logging.tqdm
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
-        return getattr(transformers, loader).from_pretrained(source, **options)
+        with without_bars():
+            return getattr(transformers, loader).from_pretrained(source, **options)
     except (OSError, ValueError, ImportError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise WatermarkError(
             f"model {name!r}: transformers cannot load it ({reason}); give {PACKAGED!r},"
             " or the name or folder of a causal language model"
         ) from error
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Inside, transformers shows no progress bars."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
     finally:
-        if bars:
+        if shown:
             logging.enable_progress_bar()

@@ -6,10 +6,22 @@ import inspect
 from functools import cache
 
 from wmcore.errors import WatermarkError
+from wmcore.paper import edits, translate
 from wmcore.paper.contract import Attack
+from wmcore.paper.rewrite import rewriter
+from wmcore.paper.synonyms import synonyms
 
 ATTACKS: dict[str, Attack] = {
     "none": Attack("as written"),
+    "substitute": Attack("substitutions", tokens=edits.substitution),
+    "insert": Attack("insertions", tokens=edits.insertion),
+    "delete": Attack("deletions", tokens=edits.deletion),
+    "damage": Attack("mixed edits", tokens=edits.mixture),
+    "synonyms-50": Attack("half of the words", texts=synonyms(0.5)),
+    "synonyms-100": Attack("all words with synonyms", texts=synonyms(1.0)),
+    "rewrite": Attack("rewritten by SmolLM2", texts=rewriter()),
+    "french": Attack("through French", texts=translate.round_trip(*translate.FRENCH)),
+    "russian": Attack("through Russian", texts=translate.round_trip(*translate.RUSSIAN)),
 }
 
 
@@ -45,3 +57,16 @@ def attack_identity(name: str) -> str:
     except (OSError, TypeError):
         return name
     return f"{name} {hashlib.sha256(source.encode()).hexdigest()[:12]}"
+
+
+@cache
+def failure(name: str) -> str | None:
+    """Why an attack on texts cannot be run here, found by running it on one text; or None."""
+    change = attack_of(name).texts
+    if change is None:
+        return f"attack {name!r} edits tokens, not texts: use another"
+    try:
+        change(["The weather was fine."], 1)
+    except WatermarkError as error:
+        return str(error)
+    return None

@@ -27,15 +27,14 @@ def marked() -> list[str]:
 def tests_of(method: str, among: Sequence[str]) -> list[str]:
     """The tests, of those, that find what a method writes."""
     family = METHODS[method].family
-    return [
-        name
-        for name, test in TESTS.items()
-        if test.family == family and name in among
-    ]
+    return [name for name, test in TESTS.items() if test.family == family and name in among]
 
 
 CURVES = ("exp", "exp-edit", "exp-free", "its", "its-edit", "its-free", "kgw", "synthid")
 PAPER = ("exp", "exp-edit", "its", "its-edit")
+ANSWERED = ("exp", "its", "kgw-2", "synthid")
+REWRITTEN = ("exp", "its", "kgw-2")
+"""What answers, and what paraphrases start from: a model writes for hours otherwise."""
 
 
 def pairs(among: Sequence[str] = CURVES) -> Iterator[tuple[str, str]]:
@@ -99,9 +98,9 @@ def text_attacks() -> list[str]:
 def paraphrases(size: Size, attacks: Sequence[str]) -> Iterator[Point]:
     """Item 6: p against m of paraphrased news."""
     for method, test in pairs():
-        if method in ("kgw-1", "kgw-1.5"):
-            continue
         for attack in ("none", *attacks):
+            if attack != "none" and method not in REWRITTEN:
+                continue
             for m in size.paraphrase_cuts:
                 texts = news(size, method, attack=attack)
                 yield Point(texts, test, m, resamples=size.resamples, count=size.count)
@@ -111,9 +110,9 @@ def instructions(size: Size, attacks: Sequence[str]) -> Iterator[Point]:
     """Item 7: answers, before and after the paraphrases, at T = 1 and as products sample; and unmarked ones."""
     for law in ({}, NUCLEUS):
         for method, test in pairs():
-            if method in ("kgw-1", "kgw-1.5"):
-                continue
             for attack in ("none", *attacks):
+                if method not in (REWRITTEN if attack != "none" else ANSWERED):
+                    continue
                 texts = answers(size, method, attack=attack, **law)
                 yield Point(texts, test, resamples=size.fine_resamples, count=size.count)
         for test in CURVES:
@@ -170,7 +169,8 @@ def entropies(size: Size) -> Iterator[Point]:
                 )
 
 
-BUCKET_TESTS = ("exp", "exp-free", "its", "kgw", "synthid")
+BUCKET_TESTS = ("exp", "exp-free", "kgw")
+BUCKETED = ("exp", "kgw-2")
 
 
 def calibration(size: Size) -> Iterator[Point]:
@@ -178,7 +178,7 @@ def calibration(size: Size) -> Iterator[Point]:
     longest = max(size.buckets)
     settings = {"new_tokens": longest + BUFFER, "key_length": longest}
     for method, test in pairs(BUCKET_TESTS):
-        if method in ("kgw-1", "kgw-1.5"):
+        if method not in BUCKETED:
             continue
         for m in size.buckets:
             texts = TextSet("news", method, **settings)

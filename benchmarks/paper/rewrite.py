@@ -9,6 +9,9 @@ from wmcore.generation import generate
 from wmcore.models import PACKAGED, load_model
 from wmcore.paper.contract import TextAttack
 
+BATCH = 50
+"""Texts that are rewritten together."""
+
 PROMPT = (
     "Rewrite the input text in your own words while preserving its meaning. Keep all the details,"
     " and write only the new text.\n\nInput text: {}"
@@ -18,11 +21,15 @@ text's subject and length; a model that small still drops and invents details, a
 
 
 def rewriter(
-    model_name: str = PACKAGED, *, temperature: float = 0.7, top_p: float = 0.9, device: str = "cpu"
+    model_name: str = PACKAGED,
+    *,
+    temperature: float = 0.5,
+    top_p: float | None = None,
+    device: str = "cpu",
 ) -> TextAttack:
     """A function (texts, seed) -> texts that lets a model say each text in other words.
 
-    Sampled without a watermark. A text of m of the model's tokens is given back as at most 2m + 16 of them; blank text
+    Sampled without a watermark. A text of m of the model's tokens is given back as at most 5m/4 + 16; blank text
     stays as it is, without asking the model, and a text for which the model says nothing becomes empty. The model is
     loaded when first needed and kept for the process. A rewritten text depends on the texts, their order and the seed.
 
@@ -42,14 +49,14 @@ def rewriter(
         a text that is too long for it.
     """
     temperature = real_number("temperature", temperature, 0)
-    top_p = real_number("top_p", top_p, 0, 1)
+    top_p = None if top_p is None else real_number("top_p", top_p, 0, 1)
 
     def rewrite(texts: list[str], seed: int) -> list[str]:
         model, tokenizer = _loaded(model_name, device)
         places = [i for i, text in enumerate(texts) if text.strip()]
         if not places:
             return list(texts)
-        limits = [2 * len(tokenizer(texts[i]).input_ids) + 16 for i in places]
+        limits = [5 * len(tokenizer(texts[i]).input_ids) // 4 + 16 for i in places]
         made = generate(
             model,
             [_prompt(tokenizer, texts[i]) for i in places],
@@ -57,6 +64,7 @@ def rewriter(
             max_new_tokens=max(limits),
             temperature=temperature,
             top_p=top_p,
+            batch_size=BATCH,
             seed=seed,
             tokenizer=tokenizer,
         )

@@ -15,7 +15,7 @@ from typing import Any
 
 from wmcore.errors import WatermarkError
 from wmcore.paper import points as testing
-from wmcore.paper.attacks import attack_of
+from wmcore.paper.attacks import attack_of, failure
 from wmcore.paper.points import Point
 from wmcore.paper.study import Study
 from wmcore.paper.texts import TextSet, load, part_path, parts, save_part
@@ -57,10 +57,11 @@ def write(study: Study, piece: Piece) -> dict[str, Any]:
     if texts.attack == "none":
         made = write_part(study, texts, piece.part)
     else:
-        originals = _part(study, texts.written, piece.part)
+        why = failure(texts.attack)
         change = attack_of(texts.attack).texts
-        if change is None:
-            raise WatermarkError(f"attack {texts.attack!r} edits tokens, not texts: use another")
+        if why is not None or change is None:
+            raise WatermarkError(why)
+        originals = _part(study, texts.written, piece.part)
         seed = study.number(1 << 62, "attack", texts.attack, piece.part)
         strings = change([text.text for text in originals], seed)
         if len(strings) != len(originals):

@@ -4,4 +4,5 @@ import sys
 
 from wmcore.cli.main import main
 
-main(["bench", *sys.argv[1:]])
+if __name__ == "__main__":  # not in the processes that it starts
+    main(["bench", *sys.argv[1:]])

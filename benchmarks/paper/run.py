@@ -4,12 +4,14 @@ Each piece is a file that is written whole, so a run that is stopped at any mome
 """
 
 import json
+import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
+from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +47,18 @@ def begin(study: Study, threads: int) -> None:
     """What each process does first."""
     import torch
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     study.begin()
+
+
+def _end_with_parent() -> None:
+    """A run that is killed leaves nothing behind that works on."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def write(study: Study, piece: Piece) -> dict[str, Any]:

@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CUDA ?= 13
+STUDY ?= benchmarks/results/raw/paper
 FUZZ ?= 10000
 FUZZ_SEED ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q -c constraints.txt
 INPUTS := setup.py pyproject.toml constraints.txt wmcore/_version.py
 
-.PHONY: demo test fuzz slow check bench peers gpu experiments clean help
+.PHONY: demo test fuzz slow check bench peers gpu experiments paper clean help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -52,6 +53,12 @@ experiments: $(VENV)/.have-bench  ## what is found of a real model's texts: DATA
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/entropy.py texts $(TEXTS) $(DATA)
 	$(BIN)/python benchmarks/entropy.py test $(TEXTS)
 
+paper: $(VENV)/.have-paper  ## the paper's experiments: NEWS=articles.jsonl INSTRUCTIONS=questions.jsonl, see docs/experiments.md
+	HF_HUB_OFFLINE=1 $(BIN)/wmcore bench all --news "$(NEWS)" --instructions "$(INSTRUCTIONS)" -o $(STUDY)
+	mkdir -p benchmarks/results/paper
+	cp $(STUDY)/results/default/smollm2/*.md $(STUDY)/results/default/smollm2/*.png \
+		$(STUDY)/results/default/smollm2/*.svg $(STUDY)/results/default/smollm2/*.json benchmarks/results/paper
+
 # Fails where there is no GPU: a run that measured nothing must not look like one that did.
 gpu: $(VENV)/.have-cuda$(CUDA)  ## the tests and the benchmark that need a GPU (CUDA=12 for an older driver)
 	$(BIN)/python benchmarks/gpu.py --check
@@ -89,6 +96,10 @@ $(VENV)/.have-cuda$(CUDA): $(VENV)/.have-smollm2 $(INPUTS)
 
 $(VENV)/.have-slow: $(VENV)/.have-test
 	$(PIP) -e ".[demo,test,ray]"
+	touch $@
+
+$(VENV)/.have-paper: $(VENV)/.have-smollm2 $(INPUTS)
+	$(PIP) -e ".[paper]"
 	touch $@
 
 $(VENV)/.have-check: $(VENV)/.have-pip $(INPUTS)

@@ -24,24 +24,35 @@ def marked() -> list[str]:
     return [name for name, method in METHODS.items() if method.family is not None]
 
 
-def tests_of(method: str, among: Sequence[str]) -> list[str]:
-    """The tests, of those, that find what a method writes."""
-    family = METHODS[method].family
-    return [name for name, test in TESTS.items() if test.family == family and name in among]
+LOCAL = ("exp-local",)
+"""For passages of long documents, and so in few curves."""
 
-
-CURVES = ("exp", "exp-edit", "exp-free", "its", "its-edit", "its-free", "kgw", "synthid")
+EDIT = ("exp-edit", "its-edit")
 PAPER = ("exp", "exp-edit", "its", "its-edit")
 ANSWERED = ("exp", "its", "kgw-2", "synthid")
 REWRITTEN = ("exp", "its", "kgw-2")
 """What answers, and what paraphrases start from: a model writes for hours otherwise."""
 
 
-def pairs(among: Sequence[str] = CURVES) -> Iterator[tuple[str, str]]:
-    """(method, test) of all methods that write a watermark."""
+def tests_of(method: str, without: Sequence[str]) -> list[str]:
+    """The tests that find what a method writes, but for some."""
+    family = METHODS[method].family
+    return [name for name, t in TESTS.items() if t.family == family and name not in without]
+
+
+def pairs(
+    without: Sequence[str] = LOCAL, methods: Sequence[str] | None = None
+) -> Iterator[tuple[str, str]]:
+    """(method, test) of methods that write a watermark (default: all), but for some tests."""
     for method in marked():
-        for test in tests_of(method, among):
-            yield method, test
+        if methods is None or method in methods:
+            for test in tests_of(method, without):
+                yield method, test
+
+
+def null_tests() -> list[str]:
+    """The tests that unmarked texts are given."""
+    return list(dict.fromkeys(test for _, test in pairs()))
 
 
 def news(size: Size, method: str, **settings: object) -> TextSet:
@@ -54,10 +65,10 @@ def answers(size: Size, method: str, **settings: object) -> TextSet:
 
 def lengths(size: Size) -> Iterator[Point]:
     """Item 1: p against m, marked texts and those of people."""
-    for method, test in pairs(("exp", "exp-free", "its", "kgw", "synthid")):
+    for method, test in pairs((*EDIT, "its-free", *LOCAL)):
         for m in size.lengths:
             yield Point(news(size, method), test, m, resamples=size.resamples, count=size.count)
-    for test in ("exp", "exp-edit", "exp-free", "its", "its-edit", "kgw", "synthid"):
+    for test in null_tests():
         for m in size.cuts:
             people = news(size, "human")
             yield Point(people, test, m, resamples=size.resamples, count=size.nulls)
@@ -66,7 +77,7 @@ def lengths(size: Size) -> Iterator[Point]:
 def key_lengths(size: Size) -> Iterator[Point]:
     """Item 2: p against n at m = 35."""
     m = size.cuts[0]
-    for method, test in pairs((*PAPER, "exp-free")):
+    for method, test in pairs(("its-free", *LOCAL)):
         if METHODS[method].key_sequence:
             for n in size.key_lengths:
                 texts = TextSet("news", method, new_tokens=m + BUFFER, key_length=n)
@@ -97,10 +108,8 @@ def text_attacks() -> list[str]:
 
 def paraphrases(size: Size, attacks: Sequence[str]) -> Iterator[Point]:
     """Item 6: p against m of paraphrased news."""
-    for method, test in pairs():
-        for attack in ("none", *attacks):
-            if attack != "none" and method not in REWRITTEN:
-                continue
+    for attack in ("none", *attacks):
+        for method, test in pairs(methods=ANSWERED if attack == "none" else REWRITTEN):
             for m in size.paraphrase_cuts:
                 texts = news(size, method, attack=attack)
                 yield Point(texts, test, m, resamples=size.resamples, count=size.count)
@@ -109,13 +118,11 @@ def paraphrases(size: Size, attacks: Sequence[str]) -> Iterator[Point]:
 def instructions(size: Size, attacks: Sequence[str]) -> Iterator[Point]:
     """Item 7: answers, before and after the paraphrases, at T = 1 and as products sample; and unmarked ones."""
     for law in ({}, NUCLEUS):
-        for method, test in pairs():
-            for attack in ("none", *attacks):
-                if method not in (REWRITTEN if attack != "none" else ANSWERED):
-                    continue
+        for attack in ("none", *attacks):
+            for method, test in pairs(methods=ANSWERED if attack == "none" else REWRITTEN):
                 texts = answers(size, method, attack=attack, **law)
                 yield Point(texts, test, resamples=size.fine_resamples, count=size.count)
-        for test in CURVES:
+        for test in null_tests():
             plain = answers(size, "plain", **law)
             yield Point(plain, test, resamples=size.fine_resamples, count=size.count)
 
@@ -156,7 +163,7 @@ def entropies(size: Size) -> Iterator[Point]:
     """Curves at matched entropy: substitution at lower temperatures."""
     m = size.cuts[0]
     for temperature in size.temperatures:
-        for test in ("exp", "exp-edit", "exp-free"):
+        for test in tests_of("exp", LOCAL):
             for rate in (0.0, *size.rates):
                 yield Point(
                     news(size, "exp", temperature=temperature),
@@ -169,21 +176,20 @@ def entropies(size: Size) -> Iterator[Point]:
                 )
 
 
-BUCKET_TESTS = ("exp", "exp-free", "kgw")
 BUCKETED = ("exp", "kgw-2")
+NOT_BUCKETED = (*EDIT, *LOCAL)
+"""Texts of 512 tokens take minutes to write; with edits, and k = m, seconds to test."""
 
 
 def calibration(size: Size) -> Iterator[Point]:
     """Item 11: texts of people and marked ones by length, under a key that is long enough for the longest."""
     longest = max(size.buckets)
     settings = {"new_tokens": longest + BUFFER, "key_length": longest}
-    for method, test in pairs(BUCKET_TESTS):
-        if method not in BUCKETED:
-            continue
+    for method, test in pairs(NOT_BUCKETED, BUCKETED):
         for m in size.buckets:
             texts = TextSet("news", method, **settings)
             yield Point(texts, test, m, resamples=size.fine_resamples, count=size.count)
-    for test in BUCKET_TESTS:
+    for test in dict.fromkeys(test for _, test in pairs(NOT_BUCKETED, BUCKETED)):
         for m in size.buckets:
             people = TextSet("news", "human", **settings)
             yield Point(people, test, m, resamples=size.fine_resamples, count=size.nulls)

@@ -8,6 +8,7 @@ from wmcore.errors import WatermarkError
 from wmcore.generation import generate
 from wmcore.models import PACKAGED, load_model
 from wmcore.paper.contract import TextAttack
+from wmcore.paper.study import default_device
 
 BATCH = 50
 """Texts that are rewritten together."""
@@ -25,7 +26,7 @@ def rewriter(
     *,
     temperature: float = 0.5,
     top_p: float | None = None,
-    device: str = "cpu",
+    device: str | None = None,
 ) -> TextAttack:
     """A function (texts, seed) -> texts that lets a model say each text in other words.
 
@@ -40,7 +41,7 @@ def rewriter(
     temperature, top_p
         As for `wmcore.generate`.
     device
-        Where the model runs, in torch's words.
+        Where the model runs, in torch's words. None: a CUDA device if there is one, else the CPU.
 
     Raises
     ------
@@ -52,7 +53,7 @@ def rewriter(
     top_p = None if top_p is None else real_number("top_p", top_p, 0, 1)
 
     def rewrite(texts: list[str], seed: int) -> list[str]:
-        model, tokenizer = _loaded(model_name, device)
+        model, tokenizer = _loaded(model_name, device or default_device())
         places = [i for i, text in enumerate(texts) if text.strip()]
         if not places:
             return list(texts)

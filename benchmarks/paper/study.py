@@ -107,3 +107,10 @@ def vocab_size_of(name: str) -> int:
     from wmcore import models
 
     return models.vocab_size_of(name)
+
+
+def default_device() -> str:
+    """Where an attack's model runs: a CUDA device if there is one, else the CPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -11,6 +11,7 @@ from wmcore.checks import whole_number
 from wmcore.errors import WatermarkError, reason
 from wmcore.models import without_bars
 from wmcore.paper.contract import TextAttack
+from wmcore.paper.study import default_device
 
 FRENCH = ("Helsinki-NLP/opus-mt-tc-big-en-fr", "Helsinki-NLP/opus-mt-tc-big-fr-en")
 RUSSIAN = ("Helsinki-NLP/opus-mt-en-ru", "Helsinki-NLP/opus-mt-ru-en")
@@ -25,7 +26,9 @@ STEP = 16
 _BETWEEN = re.compile(r"""((?<=[.!?])\s+|(?<=[.!?]["'”’)\]])\s+|\s*\n\s*)""")
 
 
-def round_trip(there: str, back: str, *, batch_size: int = 8, device: str = "cpu") -> TextAttack:
+def round_trip(
+    there: str, back: str, *, batch_size: int = 8, device: str | None = None
+) -> TextAttack:
     """A function (texts, seed) -> texts that translates each text and translates the result back.
 
     Sentence by sentence, with the beams of the models' own generation settings; it draws nothing, so the seed is of no
@@ -44,7 +47,7 @@ def round_trip(there: str, back: str, *, batch_size: int = 8, device: str = "cpu
     batch_size
         Sentences translated at once.
     device
-        Where the models run, in torch's words.
+        Where the models run, in torch's words. None: a CUDA device if there is one, else the CPU.
 
     Raises
     ------
@@ -63,7 +66,9 @@ def round_trip(there: str, back: str, *, batch_size: int = 8, device: str = "cpu
             if split[s].strip()
         ]
         sentences = [parts[t][s] for t, s in places]
-        loaded = [_loaded(name, device) for name in (there, back)]  # both, before any work
+        loaded = [
+            _loaded(name, device or default_device()) for name in (there, back)
+        ]  # both, before any work
         for model, tokenizer in loaded:
             sentences = _translated(model, tokenizer, sentences, batch_size)
         for (t, s), sentence in zip(places, sentences, strict=True):

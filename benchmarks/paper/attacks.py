@@ -17,11 +17,11 @@ ATTACKS: dict[str, Attack] = {
     "insert": Attack("insertions", tokens=edits.insertion),
     "delete": Attack("deletions", tokens=edits.deletion),
     "damage": Attack("mixed edits", tokens=edits.mixture),
-    "synonyms-50": Attack("half of the words", texts=synonyms(0.5)),
-    "synonyms-100": Attack("all words with synonyms", texts=synonyms(1.0)),
-    "rewrite": Attack("rewritten by SmolLM2", texts=rewriter()),
-    "french": Attack("through French", texts=translate.round_trip(*translate.FRENCH)),
-    "russian": Attack("through Russian", texts=translate.round_trip(*translate.RUSSIAN)),
+    "synonyms-50": Attack("synonyms, half", texts=synonyms(0.5)),
+    "synonyms-100": Attack("synonyms, all", texts=synonyms(1.0)),
+    "rewrite": Attack("rewritten", texts=rewriter()),
+    "french": Attack("via French", texts=translate.round_trip(*translate.FRENCH)),
+    "russian": Attack("via Russian", texts=translate.round_trip(*translate.RUSSIAN)),
 }
 
 

@@ -86,14 +86,17 @@ def draw(found: dict[str, Any], stem: Path) -> None:
             (
                 f"{name}, difference to plain sampling",
                 {
-                    METHODS[method].title: (
-                        found[method][name]["difference"]["value"],
-                        *found[method][name]["difference"]["interval"],
-                    )
+                    METHODS[method].title: {
+                        "": (
+                            found[method][name]["difference"]["value"],
+                            *found[method][name]["difference"]["interval"],
+                        )
+                    }
                     for method in others
                 },
             )
             for name in MEASURES
         ],
         stem,
+        reference=0,
     )

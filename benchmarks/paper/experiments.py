@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from wmcore.paper import agreement, cost, distortion, grids, report
+from wmcore.paper.attacks import ATTACKS
 from wmcore.paper.methods import METHODS
 from wmcore.paper.points import Point
 from wmcore.paper.report import Figure, Row, Summary
@@ -99,7 +100,7 @@ def names() -> dict[Any, str]:
         "rate": "share of edited tokens",
         "temperature": "T",
         "attack": "attack",
-        "none": "as written",
+        **{name: attack.title for name, attack in ATTACKS.items()},
         (1.0, 1.0): "T = 1",
         (0.7, 0.9): "T = 0.7, top-p 0.9",
     }
@@ -133,8 +134,19 @@ def show_curve(
 
 
 def show_lengths(findings: Findings) -> None:
-    """The curve, and the calibrated p beside the exact one."""
-    show_curve("cut", "m, tokens", findings, log_x=True)
+    """The curve; how often people's texts are called marked; the calibrated p beside the exact one."""
+    curve = {(p.texts.method, p.test, p.cut) for p in grids.lengths(findings.size)}
+    rows = [r for r in findings.rows if (r["method"], r["test"], r["cut"]) in curve]
+    marked = [row for row in rows if row["method"] != "human"]
+    show_curve("cut", "m, tokens", replace(findings, rows=marked), log_x=True)
+    people = report.table(
+        report.summarise([row for row in rows if row["method"] == "human"], (*SERIES, "cut")),
+        SERIES,
+        "cut",
+        report.share_cell("0.01"),
+        "People's texts, each under a key of its own: share with p ≤ 0.01",
+        names(),
+    )
     compared = agreement.compare(findings.study, findings.size)
     findings.keep({"calibrated": compared})
     heads = ["test", "text", "texts", "median p", "calibrated", "p ≤ 0.01", "calibrated"]
@@ -158,14 +170,11 @@ def show_lengths(findings: Findings) -> None:
     caption = f"Exact p, and p from {agreement.CALIBRATED:,} stored null statistics, m = {m}."
     path = findings.stem.with_suffix(".md")
     table = report.markdown(heads, body, 2, caption)
-    replace_file(path, f"{path.read_text(encoding='utf-8')}\n{table}".encode())
+    replace_file(path, f"{path.read_text(encoding='utf-8')}\n{people}\n{table}".encode())
 
 
 def show_edits(findings: Findings) -> None:
-    rows = [row for row in findings.rows if row["cut"] is not None]
-    show_curve(
-        "rate", "share of edited tokens", Findings(**{**vars(findings), "rows": rows}), ("cut",)
-    )
+    show_curve("rate", "share of edited tokens", findings, ("cut",))
 
 
 def show_paraphrases(findings: Findings) -> None:
@@ -261,26 +270,28 @@ def show_sweep(findings: Findings) -> None:
     called = names() | {"none": "clean", "damage": "20 % mixed edits"}
     by = ("prompts", "temperature", "top_p", *SERIES, "options", "key_length", "attack")
     summaries = report.summarise(findings.rows, by)
-    tables = []
-    shown = []
+    tables, panels = [], []
     for law in dict.fromkeys((s["prompts"], s["temperature"], s["top_p"]) for s in summaries):
         some = [s for s in summaries if (s["prompts"], s["temperature"], s["top_p"]) == law]
         for one in some:
             one["statistic"] = variant(one)
-            one["setting"] = f"{law[0]}, {report.show(law[1:], called)}"
         clean = {s["statistic"]: s["0.01"][0] for s in some if s["attack"] == "none"}
         edited = {s["statistic"]: s["0.01"][0] for s in some if s["attack"] != "none"}
         order = sorted(clean, key=lambda name: -(clean[name] + edited.get(name, 0.0)))
         ranked = called | {name: name for name in order}
-        caption = f"Share with p ≤ 0.01, {some[0]['setting']}, best mean of both first"
+        setting = f"{law[0]}, {report.show(law[1:], called)}"
+        caption = f"Share with p ≤ 0.01, {setting}, best mean of both first"
         cell = report.share_cell("0.01")
         tables.append(report.table(some, ("statistic",), "attack", cell, caption, ranked, True))
-        shown += some
+        rows: dict[str, dict[str, report.Interval]] = {name: {} for name in order}
+        for one in some:
+            share, error = one["0.01"]
+            low, high = max(0.0, share - error), min(1.0, share + error)
+            rows[one["statistic"]][report.show(one["attack"], called)] = (share, low, high)
+        panels.append((setting, rows))
     findings.write("\n".join(tables))
-    findings.plot(
-        shown,
-        Figure("statistic", "", ("attack",), ("setting",), y="0.01", names=called),
-    )
+    if panels:
+        report.intervals(panels, findings.stem)
 
 
 def variant(row: dict[str, Any]) -> str:

@@ -7,6 +7,9 @@ from typing import Any
 from wmcore.paper.plots import HEIGHT, SETTINGS, WIDTH, save
 
 BLUE = "#0072b2"
+MARKS = ((BLUE, "o"), ("#d55e00", "^"), ("#009e73", "s"), ("#cc79a7", "D"))
+ROW = 0.26
+"""Inches of a row, where there are many."""
 
 
 def bars(panels: Sequence[tuple[str, Mapping[str, float]]], stem: Path) -> None:
@@ -21,17 +24,34 @@ def bars(panels: Sequence[tuple[str, Mapping[str, float]]], stem: Path) -> None:
     _panels(panels, stem, one)
 
 
-def intervals(
-    panels: Sequence[tuple[str, Mapping[str, tuple[float, float, float]]]], stem: Path
-) -> None:
-    """(title, {name: (value, low, high)}) of each panel, with a line at 0."""
+Interval = tuple[float, float, float]
+"""A value, and where its interval begins and ends."""
 
-    def one(axis: Any, names: list[str], values: list[tuple[float, float, float]]) -> None:
-        for y, (value, low, high) in enumerate(values):
-            axis.plot([low, high], [y, y], color=BLUE, lw=1.5)
-            axis.plot([value], [y], "o", color=BLUE, ms=5)
+
+def intervals(
+    panels: Sequence[tuple[str, Mapping[str, Mapping[str, Interval]]]],
+    stem: Path,
+    reference: float | None = None,
+) -> None:
+    """(title, {row: {series: interval}}) of each panel, rows from top to bottom; a line at `reference`."""
+    series = list(dict.fromkeys(one for _, rows in panels for row in rows.values() for one in row))
+
+    def one(axis: Any, names: list[str], rows: list[Mapping[str, Interval]]) -> None:
+        for i, name in enumerate(series):
+            colour, marker = MARKS[i % len(MARKS)]
+            for y, row in enumerate(rows):
+                if name in row:
+                    value, low, high = row[name]
+                    at = y + (i - (len(series) - 1) / 2) * 0.24
+                    axis.plot([low, high], [at, at], color=colour, lw=1.3, alpha=0.7)
+                    label = name if y == 0 else None
+                    axis.plot([value], [at], marker, color=colour, ms=5, label=label)
         axis.set_yticks(range(len(names)), names)
-        axis.axvline(0, color="#666666", lw=0.9, ls="--")
+        axis.set_ylim(-0.6, len(names) - 0.4)
+        if reference is not None:
+            axis.axvline(reference, color="#666666", lw=0.9, ls="--")
+        if len(series) > 1:
+            axis.legend(frameon=False)
 
     _panels(panels, stem, one)
 
@@ -42,12 +62,13 @@ def _panels(
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
-    across = min(len(panels), 2)
+    across = min(len(panels), 3 if len(panels) % 2 else 2)
     down = -(-len(panels) // across)
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(SETTINGS)
-        canvas = Canvas(figsize=(1.2 * WIDTH * across, HEIGHT * down), layout="constrained")
+        high = max(HEIGHT, ROW * max(len(values) for _, values in panels) + 1)
+        canvas = Canvas(figsize=(1.2 * WIDTH * across, high * down), layout="constrained")
         axes = canvas.subplots(down, across, squeeze=False)
         for axis in axes.flat[len(panels) :]:
             axis.remove()

@@ -8,7 +8,7 @@ from wmcore.paper.intervals import (
     with_interval,
 )
 from wmcore.paper.labels import Names, number, show
-from wmcore.paper.panels import bars, intervals
+from wmcore.paper.panels import Interval, bars, intervals
 from wmcore.paper.plots import Figure, draw
 from wmcore.paper.rows import Row, read_rows, write_rows
 from wmcore.paper.summary import LEVELS, Summary, summarise
@@ -26,6 +26,7 @@ __all__ = [
     "LEVELS",
     "UNREACHABLE",
     "Figure",
+    "Interval",
     "Names",
     "Row",
     "Summary",

@@ -246,12 +246,13 @@ def show_instructions(findings: Findings) -> None:
 
 
 def show_entropies(findings: Findings) -> None:
-    """Substitution at lower temperatures: a panel a temperature, with what its texts hold."""
+    """Substitution at lower temperatures, a panel a temperature, with what its texts hold; answers."""
     called = names()
-    summaries = report.summarise(findings.rows, ("temperature", *SERIES, "rate"))
+    summaries = report.summarise(findings.rows, ("prompts", "temperature", *SERIES, "rate"))
+    news = [s for s in summaries if s["prompts"] == "news"]
     tables = []
-    for temperature in sorted({s["temperature"] for s in summaries}, reverse=True):
-        some = [s for s in summaries if s["temperature"] == temperature]
+    for temperature in sorted({s["temperature"] for s in news}, reverse=True):
+        some = [s for s in news if s["temperature"] == temperature]
         clean = next(s for s in some if s["rate"] == 0)
         called[(temperature,)] = (
             f"T = {temperature:g}: {clean['entropy']:.2f} nats a token, potential "
@@ -259,9 +260,20 @@ def show_entropies(findings: Findings) -> None:
         )
         caption = f"{MEDIAN_CAPTION}, {called[temperature,]}"
         tables.append(report.table(some, SERIES, "rate", report.median_cell, caption, called))
+    answers = [s for s in summaries if s["prompts"] == "instructions"]
+    if answers:
+        cells = {
+            "p ≤ 0.01": report.share_cell("0.01"),
+            "median p": report.median_cell,
+            "median tokens": report.mean_cell("tokens"),
+            "nats a token": report.mean_cell("entropy"),
+            "potential": report.mean_cell("potential"),
+        }
+        by = ("temperature", "test")
+        tables.append(report.listing(answers, by, cells, "Answers as written", called))
     findings.write("\n".join(tables))
     findings.plot(
-        summaries, Figure("rate", "substituted tokens", SERIES, ("temperature",), names=called)
+        news, Figure("rate", "substituted tokens", SERIES, ("temperature",), names=called)
     )
 
 
@@ -431,5 +443,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         "12. substitutions at lower entropy",
         lambda size, attacks: grids.entropies(size),
         show_entropies,
+        NEWS + ANSWERS,
     ),
 }

@@ -160,7 +160,7 @@ def sweep(size: Size) -> Iterator[Point]:
 
 
 def entropies(size: Size) -> Iterator[Point]:
-    """Curves at matched entropy: substitution at lower temperatures."""
+    """Curves at matched entropy: substitution at lower temperatures, and answers as they were written."""
     m = size.cuts[0]
     for temperature in size.temperatures:
         for test in tests_of("exp", LOCAL):
@@ -174,6 +174,9 @@ def entropies(size: Size) -> Iterator[Point]:
                     resamples=size.resamples,
                     count=size.count,
                 )
+        for test in tests_of("exp", LOCAL):
+            texts = answers(size, "exp", temperature=temperature)
+            yield Point(texts, test, resamples=size.resamples, count=size.count)
 
 
 BUCKETED = ("exp", "kgw-2")

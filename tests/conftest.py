@@ -96,3 +96,13 @@ def mark(wm, tmp_path):
     options = ("--scheme", "exp-edit", "--vocab-size", V, "--key-length", 40)
     assert wm("keygen", *options, "-o", "mark.json")[0] == 0
     return tmp_path / "mark.json"
+
+
+@pytest.fixture(scope="session")
+def tiny_study(tmp_path_factory):
+    """(model, sources) of studies that take seconds: see tiny_study.py."""
+    pytest.importorskip("pyarrow")
+    import tiny_study
+
+    folder = tmp_path_factory.mktemp("tiny")
+    return tiny_study.save_model(folder / "model"), tiny_study.save_sources(folder)

@@ -9,6 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = {
+    "wmcore": "wmcore",
+    "kernels": "wmcore/kernels",
+    "bindings": "wmcore/bindings",
+    "benchmarks/paper": "wmcore/paper",
+}
+"""{folder of the sources: its place in the wheel}."""
 
 
 def python(*arguments: str, cwd: Path) -> str:
@@ -25,7 +32,7 @@ def wheel(tmp_path_factory) -> Path:
     source = tmp_path_factory.mktemp("source")
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for name in ("wmcore", "kernels", "bindings"):
+    for name in FOLDERS:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     python(
         "-m",
@@ -47,12 +54,13 @@ def test_wheel_holds_every_source_and_data_file(wheel):
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
     expected = set()
-    for folder, prefix in [("wmcore", ""), ("kernels", "wmcore/"), ("bindings", "wmcore/")]:
+    for folder, package in FOLDERS.items():
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in {".py", ".cu", ".cuh", ".html", ".jsonl", ".typed"}:
-                expected.add(prefix + path.relative_to(ROOT).as_posix())
+                expected.add(f"{package}/{path.relative_to(ROOT / folder).as_posix()}")
     assert expected <= held
-    assert not any(name.startswith(("kernels/", "bindings/", "tests/")) for name in held)
+    outside = ("kernels/", "bindings/", "benchmarks/", "tests/")
+    assert not any(name.startswith(outside) for name in held)
 
 
 def test_installed_wheel_is_imported_from_where_it_is(wheel, tmp_path):
@@ -62,7 +70,7 @@ def test_installed_wheel_is_imported_from_where_it_is(wheel, tmp_path):
     )
     code = (
         f"import sys; sys.path.insert(0, {str(target)!r})\n"
-        "import wmcore.kernels.cpu, wmcore.bindings, wmcore.cli.token_page\n"
+        "import wmcore.kernels.cpu, wmcore.bindings, wmcore.cli.token_page, wmcore.paper.command\n"
         "wmcore.cli.token_page.render('t', [])\n"
         "print(wmcore.kernels.cpu.__file__)"
     )

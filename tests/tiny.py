@@ -11,11 +11,11 @@ def llama(vocab_size, **settings):
         vocab_size=vocab_size,
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         initializer_range=0.3,
         **{
+            "num_hidden_layers": 2,
             "max_position_embeddings": 512,
             "eos_token_id": None,
             "bos_token_id": None,

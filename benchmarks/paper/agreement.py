@@ -13,9 +13,9 @@ from wmcore.calibration import Calibration
 from wmcore.detect import Detector
 from wmcore.key import Key
 from wmcore.paper import grids
-from wmcore.paper.points import Point, received, rows_of
+from wmcore.paper.points import Point, point_under, received, rows_of, trial_of
 from wmcore.paper.sizes import Size
-from wmcore.paper.study import Study, vocab_size_of
+from wmcore.paper.study import Study
 from wmcore.paper.texts import load, secret_of
 from wmcore.schemes import SCHEMES
 from wmcore.watermark import Watermark
@@ -34,9 +34,10 @@ def points(size: Size) -> Iterator[Point]:
 
 def compare(study: Study, size: Size) -> list[dict[str, Any]]:
     """A row a test and kind of text: how far the two p are apart."""
-    nulls = {test: _null(study, size, test) for test in grids.PAPER}
+    wanted = [one for point in points(size) if (one := point_under(study, point)) is not None]
+    nulls = {point.test: _null(study, size, point) for point in wanted}
     found = []
-    for point in points(size):
+    for point in wanted:
         exact = {row["text"]: row["p"] for row in rows_of(study, point)}
         texts = [text for text in load(study, point.texts, point.count) if text.number in exact]
         calibrated = []
@@ -80,22 +81,22 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
 
 
 def _mark(study: Study, point: Point, secret: bytes) -> Watermark:
+    trial = trial_of(study, point)
     return Watermark.create(
         point.test,
-        vocab_size=vocab_size_of(study.model),
-        key_length=point.texts.key_length,
+        vocab_size=trial.vocab_size,
+        key_length=trial.key_length,
         gap=SCHEMES[point.test].published_gap,
         key=Key(secret),
     )
 
 
-def _null(study: Study, size: Size, test: str) -> Calibration:
+def _null(study: Study, size: Size, point: Point) -> Calibration:
     people: Sequence[np.ndarray] = [
         text.tokens for text in load(study, grids.news(size, "human"), size.nulls)
     ]
-    point = Point(grids.news(size, SCHEMES[test].sampler), test, size.cuts[0])
     return Calibration.fit(
-        _mark(study, point, study.digest("calibration", test)),
+        _mark(study, point, study.digest("calibration", point.test)),
         [size.cuts[0]],
         CALIBRATED,
         tokens=people,

@@ -5,7 +5,7 @@ import importlib
 import inspect
 from functools import cache
 
-from wmcore.errors import WatermarkError
+from wmcore.errors import WatermarkError, reason
 from wmcore.paper import edits, translate
 from wmcore.paper.contract import Attack
 from wmcore.paper.rewrite import rewriter
@@ -25,6 +25,10 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
+class Unavailable(WatermarkError):
+    """An attack on texts that cannot be run here, or that failed: the rest of an experiment goes on without it."""
+
+
 @cache
 def attack_of(name: str) -> Attack:
     """The attack of this name; of ``module:function`` that function: (list of texts, seed) to as many texts.
@@ -40,10 +44,14 @@ def attack_of(name: str) -> Attack:
         )
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever a user's module raises
         raise WatermarkError(
-            f"attack {name!r}: it cannot be imported ({error}); run where python finds it, or set PYTHONPATH"
+            f"attack {name!r}: it cannot be imported ({reason(error)}); run where python finds it, or set PYTHONPATH"
         ) from None
+    if not callable(found):
+        raise WatermarkError(
+            f"attack {name!r} is a {type(found).__name__}: name a function of (list of texts, seed)"
+        )
     return Attack(function.replace("_", " "), texts=found)
 
 
@@ -59,14 +67,46 @@ def attack_identity(name: str) -> str:
     return f"{name} {hashlib.sha256(source.encode()).hexdigest()[:12]}"
 
 
+def attacked(name: str, texts: list[str], seed: int) -> list[str]:
+    """The texts after an attack on texts.
+
+    Raises
+    ------
+    Unavailable
+        If it edits tokens, raises anything, or does not give a text for each.
+    """
+    why = _failure(name)
+    if why is not None:
+        raise Unavailable(why)
+    return _attacked(name, texts, seed)
+
+
 @cache
-def failure(name: str) -> str | None:
-    """Why an attack on texts cannot be run here, found by running it on one text; or None."""
-    change = attack_of(name).texts
-    if change is None:
-        return f"attack {name!r} edits tokens, not texts: use another"
+def _failure(name: str) -> str | None:
+    """Why an attack cannot be run here, found by running it on one text, once a process; or None."""
     try:
-        change(["The weather was fine."], 1)
-    except WatermarkError as error:
+        _attacked(name, ["The weather was fine."], 1)
+    except Unavailable as error:
         return str(error)
     return None
+
+
+def _attacked(name: str, texts: list[str], seed: int) -> list[str]:
+    change = attack_of(name).texts
+    if change is None:
+        raise Unavailable(f"attack {name!r} edits tokens, not texts: use another")
+    try:
+        made = list(change(texts, seed))
+    except WatermarkError as error:
+        raise Unavailable(str(error)) from None
+    except Exception as error:  # whatever a user's function raises
+        raise Unavailable(
+            f"attack {name!r} failed with {type(error).__name__} ({reason(error)}): mend it and run again"
+        ) from error
+    if len(made) != len(texts) or not all(isinstance(text, str) for text in made):
+        kinds = ", ".join(sorted({type(one).__name__ for one in made}))
+        raise Unavailable(
+            f"attack {name!r} gave {len(made)} of type {kinds or 'nothing'} for {len(texts)} texts: it must give one "
+            "string for each"
+        )
+    return made

@@ -5,7 +5,8 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,12 @@ from wmcore.errors import WatermarkError
 from wmcore.paper import estimates, grids
 from wmcore.paper.attacks import attack_of
 from wmcore.paper.experiments import EXPERIMENTS, Experiment, Findings
-from wmcore.paper.points import Point, rows_of
+from wmcore.paper.points import Point, merged, point_under, rows_of
 from wmcore.paper.report import write_rows
-from wmcore.paper.run import Outcome, Runner, available, begin
+from wmcore.paper.run import Outcome, Runner, available, begin, ended_early
 from wmcore.paper.sizes import SIZES, Size
 from wmcore.paper.study import Study
-from wmcore.paper.testing import TESTS
-from wmcore.paper.texts import TextSet, replace_file
-from wmcore.schemes import SCHEMES
-from wmcore.watermark import Watermark
+from wmcore.paper.texts import TextSet, replace_file, texts_under
 
 ALL, LIST = "all", "list"
 
@@ -85,24 +83,9 @@ def run(name: str, options: Options, note: Callable[[str], object]) -> None:
         plans = [plan(one, options, study) for one in possible(study)]
         estimates.show(study, plans, workers(options))
         return
-    chosen = possible(study) if name == ALL else [name]
-    unknown = [one for one in chosen if one not in EXPERIMENTS]
-    if unknown:
-        raise WatermarkError(
-            f"experiment {name!r} is not known: use one of {', '.join(EXPERIMENTS)}, all, or list"
-        )
     for attack in options.attacks:
         attack_of(attack)
-    if name == ALL:
-        lacking = [n for n in chosen if not set(EXPERIMENTS[n].needs) <= options.sources.keys()]
-        for one in lacking:
-            needs = " and ".join(f"--{kind}" for kind in EXPERIMENTS[one].needs)
-            note(f"{one}: not run, it needs {needs}")
-        chosen = [n for n in chosen if n not in lacking]
-    for one in chosen:
-        for kind in EXPERIMENTS[one].needs:
-            study.source(kind)
-    plans = [plan(one, options, study) for one in chosen]
+    plans = [plan(one, options, study) for one in chosen(name, study, note)]
     start = time.monotonic()
     runner = Runner(study, workers(options), note)
     outcome = runner.run(
@@ -110,9 +93,35 @@ def run(name: str, options: Options, note: Callable[[str], object]) -> None:
         (pair for one in plans for pair in one.texts),
     )
     for one in plans:
-        finish(one, study, options, outcome)
-        note(f"{one.name}: {stem_of(study, one.name, options.size, options.attacks)}.md")
+        shown = finish(one, study, options, outcome)
+        note(f"{one.name}: {shown or 'nothing to show, as nothing of it can be run here'}")
     note(f"{len(plans)} experiments in {(time.monotonic() - start) / 60:.1f} minutes")
+
+
+def chosen(name: str, study: Study, note: Callable[[str], object]) -> list[str]:
+    """The experiments of a name; of "all" those whose prompts are given, and a note of each of the others."""
+    if name != ALL:
+        if name not in EXPERIMENTS:
+            raise WatermarkError(
+                f"experiment {name!r} is not known: use one of {', '.join(EXPERIMENTS)}, all, or list"
+            )
+        for kind in EXPERIMENTS[name].needs:
+            study.source(kind)
+        return [name]
+    found = []
+    for one, experiment in EXPERIMENTS.items():
+        lacking = [f"--{kind}" for kind in experiment.needs if kind not in study.sources]
+        if one not in possible(study):
+            note(f"{one}: not run, it needs keys of several lengths: leave --watermark out")
+        elif lacking:
+            note(f"{one}: not run, it needs {' and '.join(lacking)}")
+        else:
+            found.append(one)
+    if not found:
+        raise WatermarkError(
+            "no experiment has its prompts: give --news FILE or --instructions FILE"
+        )
+    return found
 
 
 def possible(study: Study) -> list[str]:
@@ -123,37 +132,23 @@ def possible(study: Study) -> list[str]:
 def plan(name: str, options: Options, study: Study) -> Plan:
     """What an experiment asks for; under a watermark file, of its sampler and key length alone."""
     experiment = EXPERIMENTS[name]
-    mark = study.mark
-    if mark is not None and experiment.varies_key_length:
+    if study.mark is not None and experiment.varies_key_length:
         raise WatermarkError(
             f"experiment {name!r} needs keys of several lengths: leave --watermark out"
         )
-
-    def taken(texts: TextSet) -> bool:
-        return mark is None or not texts.how.key_sequence or texts.how.family == mark.sampler
-
-    def under(texts: TextSet) -> TextSet:
-        return texts if mark is None else replace(texts, key_length=mark.key_length)
-
     attacks = options.attacks or tuple(grids.text_attacks())
-    points = [
-        replace(point, texts=under(point.texts))
-        for point in experiment.points(options.size, attacks)
-        if taken(point.texts) and _tested(point, mark)
-    ]
-    texts = [(under(texts), n) for texts, n in experiment.texts(options.size) if taken(texts)]
-    return Plan(name, experiment, list(dict.fromkeys(points)), texts)
+    points = [point_under(study, point) for point in experiment.points(options.size, attacks)]
+    texts = [(texts_under(study, texts), n) for texts, n in experiment.texts(options.size)]
+    return Plan(
+        name,
+        experiment,
+        merged(point for point in points if point is not None),
+        [(one, n) for one, n in texts if one is not None],
+    )
 
 
-def _tested(point: Point, mark: Watermark | None) -> bool:
-    """Whether a test is one for the texts of a watermark, or not for a key sequence at all."""
-    family = TESTS[point.test].family
-    samplers = {scheme.sampler for scheme in SCHEMES.values()}
-    return mark is None or family == mark.sampler or family not in samplers
-
-
-def finish(one: Plan, study: Study, options: Options, outcome: Outcome) -> None:
-    """Measure what is measured alone, and write the results of an experiment."""
+def finish(one: Plan, study: Study, options: Options, outcome: Outcome) -> Path | None:
+    """Measure what is measured alone, and write the results of an experiment; where its table is, if there is one."""
     stem = stem_of(study, one.name, options.size, options.attacks)
     stem.parent.mkdir(parents=True, exist_ok=True)
     if one.experiment.alone is not None and not stem.with_suffix(".json").exists():
@@ -168,8 +163,10 @@ def finish(one: Plan, study: Study, options: Options, outcome: Outcome) -> None:
         for point in one.points
         if point.texts in outcome.unavailable
     )
-    if rows or not one.points:
-        one.experiment.show(Findings(study, options.size, rows, list(lost), stem))
+    if not rows and not one.texts:
+        return None
+    one.experiment.show(Findings(study, options.size, rows, list(lost), stem))
+    return stem.with_suffix(".md")
 
 
 def _alone(measure: Callable[[Study, Size], Any], study: Study, options: Options) -> Any:
@@ -177,7 +174,10 @@ def _alone(measure: Callable[[Study, Size], Any], study: Study, options: Options
     with ProcessPoolExecutor(
         1, mp_context=get_context("spawn"), initializer=begin, initargs=(study, 1)
     ) as pool:
-        return pool.submit(measure, study, options.size).result()
+        try:
+            return pool.submit(measure, study, options.size).result()
+        except BrokenProcessPool:
+            raise ended_early() from None
 
 
 def workers(options: Options) -> int:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from wmcore.paper import grids, report
-from wmcore.paper.contract import Batch, Trial, Writer
+from wmcore.paper.contract import Batch, Writer
 from wmcore.paper.methods import METHODS
-from wmcore.paper.points import STOP_AFTER
+from wmcore.paper.points import STOP_AFTER, Point, point_under, trial_of
 from wmcore.paper.sizes import Size
 from wmcore.paper.study import Study, model_of, vocab_size_of
 from wmcore.paper.testing import TESTS
@@ -99,13 +99,14 @@ def testing(study: Study, size: Size) -> Iterator[dict[str, Any]]:
         if method is None:
             continue
         for kind in (method, "human"):
-            texts = grids.news(size, kind)
-            some = load(study, texts, TEXTS)
-            trial = Trial(
-                vocab_size_of(study.model), texts.key_length, size.resamples, STOP_AFTER, study.seed
-            )
+            point = Point(grids.news(size, kind), name, m, resamples=size.resamples)
+            under = point_under(study, point)
+            if under is None:
+                continue
+            some = load(study, under.texts, TEXTS)
+            trial = trial_of(study, under)
             tokens = [text.tokens[:m] for text in some]
-            secrets = [secret_of(study, texts, text.number) for text in some]
+            secrets = [secret_of(study, under.texts, text.number) for text in some]
             took = []
             for _ in range(size.repeats + 1):
                 start = time.perf_counter()

@@ -11,7 +11,7 @@ from wmcore.paper import grids, report
 from wmcore.paper.methods import METHODS
 from wmcore.paper.sizes import Size
 from wmcore.paper.study import Study
-from wmcore.paper.texts import Text, load
+from wmcore.paper.texts import Text, load, texts_under
 
 NGRAMS = (1, 2, 3)
 PLAIN = "plain"
@@ -36,10 +36,11 @@ MEASURES = {
 
 def compare(study: Study, size: Size) -> dict[str, Any]:
     """{method: {measure: {"value", "interval", "difference": to plain sampling on the same prompts}}}."""
-    plain = {t.number: t for t in load(study, grids.news(size, PLAIN), size.count)}
+    sets = [(texts_under(study, texts), count) for texts, count in grids.distortion(size)]
+    written = {texts.method: load(study, texts, count) for texts, count in sets if texts}
+    plain = {text.number: text for text in written[PLAIN]}
     found: dict[str, Any] = {}
-    for method in (PLAIN, *grids.marked()):
-        texts = load(study, grids.news(size, method), size.count)
+    for method, texts in written.items():
         paired = [plain[text.number] for text in texts]
         found[method] = {
             name: report.with_interval(measure, texts)

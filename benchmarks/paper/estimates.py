@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from wmcore.cli.console import show_table, table_console
@@ -61,7 +62,8 @@ class Speeds:
         path = timings_path(study)
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         for line in lines:
-            self._add(json.loads(line))
+            with suppress(ValueError):  # the last line of a run that was killed, or of a full disk
+                self._add(json.loads(line))
 
     def _add(self, took: dict[str, Any]) -> None:
         for key in ((took["work"], took["name"]), (took["work"], "")):

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,19 @@ import numpy as np
 
 from wmcore.paper.attacks import attack_of
 from wmcore.paper.contract import Trial
-from wmcore.paper.report import read_rows, write_rows
+from wmcore.paper.report import count_rows, read_rows, write_rows
 from wmcore.paper.study import Study, tokenizer_of, vocab_size_of
 from wmcore.paper.testing import TESTS
-from wmcore.paper.texts import Text, TextSet, description, is_written, load, secret_of
+from wmcore.paper.texts import (
+    Text,
+    TextSet,
+    description,
+    is_written,
+    load,
+    secret_of,
+    texts_under,
+)
+from wmcore.schemes import SCHEMES
 
 FORMAT = 1
 """Changes when p-values are found in another way."""
@@ -55,15 +64,37 @@ class Point:
     count: int = field(default=100, compare=False)
 
 
+def merged(points: Iterable[Point]) -> list[Point]:
+    """Each point once, with as many texts as any asks for; points are equal whatever their counts."""
+    most: dict[Point, Point] = {}
+    for point in points:
+        if point not in most or most[point].count < point.count:
+            most[point] = point
+    return list(most.values())
+
+
 def point_path(study: Study, point: Point) -> Path:
+    """The file of a point's rows: its name changes with whatever changes a p-value."""
     about = asdict(point) | {
         "format": FORMAT,
         "stop_after": STOP_AFTER,
-        "texts": description(study, point.texts),
+        # Texts without a key sequence are tested for keys of some length, too.
+        "texts": description(study, point.texts) | {"key_length": point.texts.key_length},
     }
     del about["count"]
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:20]
     return study.folder / "tests" / name[:2] / f"{name}.parquet"
+
+
+def point_under(study: Study, point: Point) -> Point | None:
+    """A point under the study's watermark: see `texts_under`; None for a test of other key sequences, too."""
+    if study.mark is None:
+        return point
+    texts = texts_under(study, point.texts)
+    others = {scheme.sampler for scheme in SCHEMES.values()} - {study.mark.sampler}
+    if texts is None or TESTS[point.test].family in others:
+        return None
+    return replace(point, texts=texts)
 
 
 def rows_of(study: Study, point: Point) -> list[dict[str, Any]]:
@@ -88,9 +119,7 @@ def is_done(study: Study, point: Point) -> bool:
 @lru_cache(maxsize=65536)
 def _tested(path: Path, changed: int) -> int:
     """How many texts a point's file holds; changed: when it was."""
-    from pyarrow import parquet
-
-    return int(parquet.read_metadata(path).num_rows)
+    return count_rows(path)
 
 
 def evaluate(study: Study, point: Point) -> None:
@@ -108,14 +137,7 @@ def evaluate(study: Study, point: Point) -> None:
 
 def _test(study: Study, point: Point, texts: Sequence[Text]) -> list[dict[str, Any]]:
     tokens = [received(study, point, text) for text in texts]
-    trial = Trial(
-        vocab_size=vocab_size_of(study.model) if study.mark is None else study.mark.vocab_size,
-        key_length=point.texts.key_length,
-        resamples=point.resamples,
-        stop_after=STOP_AFTER,
-        seed=study.number(1 << 62, "resamples"),
-        options=dict(point.options),
-    )
+    trial = trial_of(study, point)
     p = np.full(len(texts), np.nan)
     good = [i for i, one in enumerate(tokens) if len(one)]
     p[good] = TESTS[point.test].p_values(
@@ -150,6 +172,23 @@ def _test(study: Study, point: Point, texts: Sequence[Text]) -> list[dict[str, A
     ]
 
 
+def trial_of(study: Study, point: Point) -> Trial:
+    """How the texts of a point are tested."""
+    mark = study.mark
+    if mark is None or TESTS[point.test].family != mark.sampler:
+        vocab_size = vocab_size_of(study.model)
+    else:
+        vocab_size = mark.vocab_size
+    return Trial(
+        vocab_size=vocab_size,
+        key_length=point.texts.key_length,
+        resamples=point.resamples,
+        stop_after=STOP_AFTER,
+        seed=study.number(1 << 62, "resamples"),
+        options=dict(point.options),
+    )
+
+
 def law(text: Text, cut: int | None) -> dict[str, float]:
     """Means over the first tokens of a text as it was written: NaN where no law is known."""
     if not len(text.entropy[:cut]):
@@ -172,8 +211,12 @@ def received(study: Study, point: Point, text: Text) -> np.ndarray:
 def _read_again(study: Study, texts: TextSet, edit: str, rate: float, text: Text) -> np.ndarray:
     tokenizer = tokenizer_of(study.model)
     string = text.text
-    change = attack_of(edit).tokens
-    if change is not None:
+    if edit != "none":
+        change = attack_of(edit).tokens
+        if change is None or texts.attack != "none":
+            raise ValueError(
+                f"edit {edit!r} of {texts.attack!r} texts: tokens as written alone are edited, by edits"
+            )
         seed = study.digest("edit", edit, rate, texts.method, text.number)
         rng = np.random.default_rng(np.frombuffer(seed, np.uint32))
         edited = change(text.tokens, rate, vocab_size_of(study.model), rng)

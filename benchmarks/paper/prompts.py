@@ -94,7 +94,13 @@ def _streamed(source: str, field: str) -> Iterator[str]:
     field = rest[1] if len(rest) > 1 else field
     try:
         for record in datasets.load_dataset(name, config, split="train", streaming=True):
+            if not isinstance(record.get(field), str):
+                raise WatermarkError(
+                    f"{source}: a record has no text in {field!r}: name one of {', '.join(record)}"
+                )
             yield record[field]
+    except WatermarkError:
+        raise
     except Exception as error:  # whatever the network, the hub or a foreign format raises
         raise WatermarkError(
             f"{source}: it cannot be read ({reason(error)}); give a file instead"

@@ -10,7 +10,7 @@ from wmcore.paper.intervals import (
 from wmcore.paper.labels import Names, number, show
 from wmcore.paper.panels import Interval, bars, intervals
 from wmcore.paper.plots import Figure, draw
-from wmcore.paper.rows import Row, read_rows, write_rows
+from wmcore.paper.rows import Row, count_rows, read_rows, write_rows
 from wmcore.paper.summary import LEVELS, Summary, summarise
 from wmcore.paper.tables import (
     UNREACHABLE,
@@ -32,6 +32,7 @@ __all__ = [
     "Summary",
     "bars",
     "bootstrap_tpr",
+    "count_rows",
     "distinct",
     "draw",
     "intervals",

@@ -1,11 +1,12 @@
 """The raw rows of an experiment, one a text, test and setting, in Parquet."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from wmcore.errors import WatermarkError
+from wmcore.errors import WatermarkError, reason
 
 Row = dict[str, Any]
 """A value for each of COLUMNS."""
@@ -75,10 +76,31 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         # Arrow takes some relative names, such as s3:x, for URLs.
-        pq.write_table(table, scratch.absolute(), compression="zstd")
+        where = scratch.absolute()
+        pq.write_table(table, where, compression="zstd", write_page_checksum=True)
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise WatermarkError(
+            f"rows {path}: cannot be read ({reason(error)}): delete the file and run the experiment again"
+        ) from error
+
+
+def count_rows(path: Path) -> int:
+    """How many rows a file says it has; WatermarkError if it cannot be read."""
+    import pyarrow.parquet as pq
+
+    with _readable(path):
+        return int(pq.read_metadata(path.absolute()).num_rows)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -89,18 +111,14 @@ def read_rows(path: Path) -> list[Row]:
     WatermarkError
         If the file is not one of those.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        table = pq.read_table(path.absolute(), partitioning=None)
-    except (OSError, pa.ArrowException) as error:
+    with _readable(path):
+        table = pq.read_table(path.absolute(), partitioning=None, page_checksum_verification=True)
+        found, right = table.column_names, table.schema.equals(schema())
+    if not right:
         raise WatermarkError(
-            f"rows {path}: cannot be read ({error}): delete the file and run the experiment again"
-        ) from error
-    if not table.schema.equals(schema()):
-        raise WatermarkError(
-            f"rows {path}: columns {table.column_names} are not {list(COLUMNS)}: it was written by something else or "
+            f"rows {path}: columns {found} are not {list(COLUMNS)}: it was written by something else or "
             "by another version; move it away and run the experiment again"
         )
     rows: list[Row] = table.to_pylist()

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection, get_context
 from pathlib import Path
@@ -17,11 +18,11 @@ from typing import Any
 
 from wmcore.errors import WatermarkError
 from wmcore.paper import points as testing
-from wmcore.paper.attacks import attack_of, failure
-from wmcore.paper.points import Point
+from wmcore.paper.attacks import Unavailable, attacked
+from wmcore.paper.points import Point, merged
 from wmcore.paper.study import Study
 from wmcore.paper.texts import TextSet, load, part_path, parts, save_part
-from wmcore.paper.writing import write_part
+from wmcore.paper.writing import all_prompts, write_part
 from wmcore.progress import progress_bar
 
 POINTS_A_TASK = 8
@@ -38,7 +39,7 @@ class Piece:
 
 @dataclass
 class Outcome:
-    """What a run could not do: {set of texts: why}."""
+    """The sets of texts whose attack cannot be run, and why."""
 
     unavailable: dict[TextSet, str] = field(default_factory=dict)
 
@@ -68,17 +69,9 @@ def write(study: Study, piece: Piece) -> dict[str, Any]:
     if texts.attack == "none":
         made = write_part(study, texts, piece.part)
     else:
-        why = failure(texts.attack)
-        change = attack_of(texts.attack).texts
-        if why is not None or change is None:
-            raise WatermarkError(why)
         originals = _part(study, texts.written, piece.part)
         seed = study.number(1 << 62, "attack", texts.attack, piece.part)
-        strings = change([text.text for text in originals], seed)
-        if len(strings) != len(originals):
-            raise WatermarkError(
-                f"attack {texts.attack!r} gave {len(strings)} texts for {len(originals)}: it must give one for each"
-            )
+        strings = attacked(texts.attack, [text.text for text in originals], seed)
         made = [replace(t, text=string) for t, string in zip(originals, strings, strict=True)]
     save_part(study, texts, piece.part, made)
     return {
@@ -111,7 +104,7 @@ def test(study: Study, points: Sequence[Point]) -> dict[str, Any]:
 class Runner:
     """Makes what experiments need.
 
-    processes : how many work at once. threads : of each. note : is told, a line at a time, what could not be done.
+    processes : how many work at once. note : is told, a line at a time, what could not be done.
     """
 
     study: Study
@@ -126,9 +119,15 @@ class Runner:
         points : iterable of Point
         extra : iterable of (TextSet, count)
             Texts that are looked at without a test.
+
+        Raises
+        ------
+        WatermarkError
+            For prompts or files of an earlier run that cannot be read, a model that cannot be loaded, or a process that
+            ended too early. (An attack that cannot be run is no error but part of the outcome.)
         """
         outcome = Outcome()
-        wanted = list(dict.fromkeys(points))
+        wanted = merged(points)
         counts = text_counts(wanted, extra)
         self.study.folder.mkdir(parents=True, exist_ok=True)
         with ProcessPoolExecutor(
@@ -143,11 +142,13 @@ class Runner:
                 self._write(pool, "writing", written, counts, outcome)
                 self._write(pool, "attacking", attacked, counts, outcome)
                 self._test(pool, [p for p in wanted if p.texts not in outcome.unavailable])
-            except BaseException:
+            except BaseException as error:
                 pool.shutdown(wait=False, cancel_futures=True)
+                if isinstance(error, BrokenProcessPool):
+                    raise ended_early() from None
                 raise
-        for texts, why in outcome.unavailable.items():
-            self.note(f"not run: {texts.method} texts, attack {texts.attack}: {why}")
+        for attack, why in dict.fromkeys((t.attack, w) for t, w in outcome.unavailable.items()):
+            self.note(f"not run: attack {attack}: {why}")
         return outcome
 
     def _write(
@@ -159,7 +160,9 @@ class Runner:
         outcome: Outcome,
     ) -> None:
         pieces = missing_pieces(self.study, {texts: counts[texts] for texts in sets})
-        pieces = [p for p in pieces if p.texts.written not in outcome.unavailable]
+        for kind in dict.fromkeys(p.texts.kind for p in pieces if p.texts.attack == "none"):
+            # A source that is of no use is found before hours of work with the others.
+            all_prompts(self.study.model, kind, self.study.source(kind), 1)
         tasks = {pool.submit(write, self.study, piece): piece for piece in pieces}
         with progress_bar() as bar:
             task = bar.add_task(title, total=len(tasks))
@@ -167,7 +170,7 @@ class Runner:
                 piece = tasks[done]
                 try:
                     self._record(done.result())
-                except WatermarkError as error:
+                except Unavailable as error:
                     outcome.unavailable.setdefault(piece.texts, str(error))
                 bar.advance(task)
 
@@ -191,6 +194,14 @@ class Runner:
     def _record(self, took: dict[str, Any]) -> None:
         with timings_path(self.study).open("a", encoding="utf-8") as file:
             file.write(json.dumps(took) + "\n")
+
+
+def ended_early() -> WatermarkError:
+    """What is said of a process that was ended from outside."""
+    return WatermarkError(
+        "a process ended before its work was done (out of memory?): run the same again, which goes on where it was; "
+        "--processes 1 needs the least memory"
+    )
 
 
 def timings_path(study: Study) -> Path:

@@ -7,7 +7,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from wmcore.errors import WatermarkError
+from wmcore.errors import WatermarkError, reason
 from wmcore.key import Key
 from wmcore.watermark import Watermark
 
@@ -50,9 +50,9 @@ class Study:
         for name in self.modules:
             try:
                 importlib.import_module(name)
-            except ImportError as error:
+            except Exception as error:  # whatever a user's module raises
                 raise WatermarkError(
-                    f"--with {name}: it cannot be imported ({error}); run where python finds it, or set PYTHONPATH"
+                    f"--with {name}: cannot be imported ({reason(error)}); run where python finds it, or set PYTHONPATH"
                 ) from None
 
     @cached_property

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from wmcore.errors import WatermarkError, reason
 from wmcore.paper import prompts
 from wmcore.paper.attacks import attack_identity
 from wmcore.paper.contract import Method
@@ -102,6 +103,16 @@ def description(study: Study, texts: TextSet) -> dict[str, Any]:
     }
 
 
+def texts_under(study: Study, texts: TextSet) -> TextSet | None:
+    """A set as it is under the study's watermark: with its key length; None for a method with other key sequences."""
+    mark = study.mark
+    if mark is None:
+        return texts
+    if texts.how.key_sequence and texts.how.family != mark.sampler:
+        return None
+    return replace(texts, key_length=mark.key_length)
+
+
 def secret_of(study: Study, texts: TextSet, number: int) -> bytes:
     """32 bytes of the key of one text; of a text without a watermark the key that it is tested for."""
     if study.mark is not None:
@@ -146,6 +157,15 @@ def save_part(study: Study, texts: TextSet, part: int, made: Iterable[Text]) -> 
     for text in made:
         for name, values in columns.items():
             values.append(getattr(text, name))
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.table(columns, schema=_schema()), sink, write_page_checksum=True)
+    replace_file(path, sink.getvalue().to_pybytes())
+
+
+def _schema() -> Any:
+    """The fields of a Text as columns."""
+    import pyarrow
+
     kinds = [
         pyarrow.int64(),
         pyarrow.list_(pyarrow.int64()),
@@ -153,10 +173,7 @@ def save_part(study: Study, texts: TextSet, part: int, made: Iterable[Text]) -> 
         pyarrow.list_(pyarrow.float32()),
         pyarrow.list_(pyarrow.float32()),
     ]
-    schema = pyarrow.schema(list(zip(columns, kinds, strict=True)))
-    sink = pyarrow.BufferOutputStream()
-    parquet.write_table(pyarrow.table(columns, schema=schema), sink)
-    replace_file(path, sink.getvalue().to_pybytes())
+    return pyarrow.schema(list(zip(Text.__dataclass_fields__, kinds, strict=True)))
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -174,10 +191,18 @@ def replace_file(path: Path, content: bytes) -> None:
 
 @lru_cache(maxsize=32)
 def _read_part(path: Path) -> tuple[Text, ...]:
+    import pyarrow
     from pyarrow import parquet
 
-    table = parquet.read_table(path)
-    columns = [table[name] for name in Text.__dataclass_fields__]
+    try:
+        table = parquet.read_table(path, partitioning=None, page_checksum_verification=True)
+        if not table.schema.equals(_schema()):
+            raise pyarrow.ArrowInvalid(f"its columns are {', '.join(table.column_names)}")
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise WatermarkError(
+            f"texts {path}: they cannot be read ({reason(error)}): delete the file and run again, which makes the same "
+            "texts"
+        ) from None
     return tuple(
         Text(
             number.as_py(),
@@ -186,16 +211,21 @@ def _read_part(path: Path) -> tuple[Text, ...]:
             np.array(log_probability.as_py(), np.float32),
             np.array(entropy.as_py(), np.float32),
         )
-        for number, tokens, text, log_probability, entropy in zip(*columns, strict=True)
+        for number, tokens, text, log_probability, entropy in zip(*table.columns, strict=True)
     )
 
 
 def load(study: Study, texts: TextSet, count: int) -> list[Text]:
-    """The first `count` texts, of parts that are all there (a source may have fewer prompts)."""
-    found = [
+    """The first `count` texts, of parts that are all there (a source may have fewer prompts).
+
+    Raises
+    ------
+    WatermarkError
+        For a part that cannot be read.
+    """
+    return [
         text
         for part in parts(study, count)
         for text in _read_part(part_path(study, texts, part))
         if text.number < count
     ]
-    return found

@@ -88,7 +88,7 @@ def _write(study: Study, texts: TextSet, model: Any, given: dict[int, list[int]]
     if texts.how.writer is None:
         raise ValueError(f"{texts.method} is not written by a model")
     writer = texts.how.writer(batch)
-    ends = _ends(model) if texts.kind == "instructions" else frozenset()
+    ends = _ends(model, tokenizer_of(study.model)) if texts.kind == "instructions" else frozenset()
     width = max(map(len, given.values()))
     ids = torch.zeros((len(given), width + texts.new_tokens), dtype=torch.int64)
     for row, tokens in zip(ids, given.values(), strict=True):
@@ -122,9 +122,9 @@ def _write(study: Study, texts: TextSet, model: Any, given: dict[int, list[int]]
         )
 
 
-def _ends(model: Any) -> frozenset[int]:
-    """End-of-text tokens: of the model's generation settings, else of its configuration."""
-    for holder in (getattr(model, "generation_config", None), model.config):
+def _ends(model: Any, tokenizer: Any) -> frozenset[int]:
+    """End-of-text tokens: of the model's generation settings, else of its configuration, else of its tokenizer."""
+    for holder in (getattr(model, "generation_config", None), model.config, tokenizer):
         found = getattr(holder, "eos_token_id", None)
         if found is not None:
             return frozenset([found] if isinstance(found, int) else found)

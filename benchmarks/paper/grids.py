@@ -30,7 +30,7 @@ LOCAL = ("exp-local",)
 EDIT = ("exp-edit", "its-edit")
 PAPER = ("exp", "exp-edit", "its", "its-edit")
 ANSWERED = ("exp", "its", "kgw-2", "synthid")
-REWRITTEN = ("exp", "its", "kgw-2")
+REWRITTEN, REWRITTEN_ANSWERS = ("exp", "its", "kgw-2"), ("exp", "kgw-2")
 """What answers, and what paraphrases start from: a model writes for hours otherwise."""
 
 
@@ -118,13 +118,16 @@ def paraphrases(size: Size, attacks: Sequence[str]) -> Iterator[Point]:
 def instructions(size: Size, attacks: Sequence[str]) -> Iterator[Point]:
     """Item 7: answers, before and after the paraphrases, at T = 1 and as products sample; and unmarked ones."""
     for law in ({}, NUCLEUS):
-        for attack in ("none", *attacks):
-            for method, test in pairs(methods=ANSWERED if attack == "none" else REWRITTEN):
+        for method, test in pairs(methods=ANSWERED):
+            texts = answers(size, method, **law)
+            yield Point(texts, test, resamples=size.fine_resamples, count=size.count)
+        for attack in attacks:
+            for method, test in pairs(methods=REWRITTEN_ANSWERS):
                 texts = answers(size, method, attack=attack, **law)
-                yield Point(texts, test, resamples=size.fine_resamples, count=size.count)
+                yield Point(texts, test, resamples=size.resamples, count=size.count)
         for test in null_tests():
             plain = answers(size, "plain", **law)
-            yield Point(plain, test, resamples=size.fine_resamples, count=size.count)
+            yield Point(plain, test, resamples=size.resamples, count=size.count)
 
 
 def sweep(size: Size) -> Iterator[Point]:

@@ -30,7 +30,7 @@ def rewriter(
 ) -> TextAttack:
     """A function (texts, seed) -> texts that lets a model say each text in other words.
 
-    Sampled without a watermark. A text of m of the model's tokens is given back as at most 5m/4 + 16; blank text
+    Sampled without a watermark. A text of m of the model's tokens is given back as at most m + 16; blank text
     stays as it is, without asking the model, and a text for which the model says nothing becomes empty. The model is
     loaded when first needed and kept for the process. A rewritten text depends on the texts, their order and the seed.
 
@@ -57,7 +57,7 @@ def rewriter(
         places = [i for i, text in enumerate(texts) if text.strip()]
         if not places:
             return list(texts)
-        limits = [5 * len(tokenizer(texts[i]).input_ids) // 4 + 16 for i in places]
+        limits = [len(tokenizer(texts[i]).input_ids) + 16 for i in places]
         made = generate(
             model,
             [_prompt(tokenizer, texts[i]) for i in places],

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import inspect
+import sys
 from functools import cache
 
 from wmcore.errors import WatermarkError, reason
@@ -23,6 +24,10 @@ ATTACKS: dict[str, Attack] = {
     "french": Attack("via French", texts=translate.round_trip(*translate.FRENCH)),
     "russian": Attack("via Russian", texts=translate.round_trip(*translate.RUSSIAN)),
 }
+
+
+BUILT_IN = frozenset(ATTACKS)
+"""Those that are known by their names; others by the module that added them, too."""
 
 
 class Unavailable(WatermarkError):
@@ -56,12 +61,13 @@ def attack_of(name: str) -> Attack:
 
 
 def attack_identity(name: str) -> str:
-    """The name of an attack; of a user's function with a hash of its source, so that a new version attacks anew."""
+    """The name of an attack; of a ``module:function`` with a hash of the module, so that a new version attacks anew."""
     if name in ATTACKS:
         return name
-    function = attack_of(name).texts
+    attack_of(name)
+    module = sys.modules[name.partition(":")[0]]
     try:
-        source = inspect.getsource(inspect.unwrap(function))  # type: ignore[arg-type]
+        source = inspect.getsource(module)
     except (OSError, TypeError):
         return name
     return f"{name} {hashlib.sha256(source.encode()).hexdigest()[:12]}"

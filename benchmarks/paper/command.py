@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from wmcore.errors import WatermarkError
-from wmcore.paper import estimates, grids
+from wmcore.paper import cost, estimates, grids
 from wmcore.paper.attacks import attack_of
 from wmcore.paper.experiments import EXPERIMENTS, Experiment, Findings
 from wmcore.paper.points import Point, merged, point_under, rows_of
 from wmcore.paper.report import write_rows
 from wmcore.paper.run import Outcome, Runner, available, begin, ended_early
 from wmcore.paper.sizes import SIZES, Size
-from wmcore.paper.study import Study
+from wmcore.paper.study import Study, chats
 from wmcore.paper.texts import TextSet, replace_file, texts_under
 
 ALL, LIST = "all", "list"
@@ -84,10 +84,14 @@ def run(name: str, options: Options, note: Callable[[str], object]) -> None:
         estimates.show(study, plans, workers(options))
         return
     for attack in options.attacks:
-        attack_of(attack)
+        if attack_of(attack).texts is None:
+            raise WatermarkError(
+                f"--attack {attack}: it changes no texts; name one of {', '.join(grids.text_attacks())}, or "
+                "module:function"
+            )
     plans = [plan(one, options, study) for one in chosen(name, study, note)]
     start = time.monotonic()
-    runner = Runner(study, workers(options), note)
+    runner = Runner(study, workers(options), options.processes or available(), note)
     outcome = runner.run(
         (point for one in plans for point in one.points),
         (pair for one in plans for pair in one.texts),
@@ -115,6 +119,8 @@ def chosen(name: str, study: Study, note: Callable[[str], object]) -> list[str]:
             note(f"{one}: not run, it needs keys of several lengths: leave --watermark out")
         elif lacking:
             note(f"{one}: not run, it needs {' and '.join(lacking)}")
+        elif "instructions" in experiment.needs and not chats(study.model):
+            note(f"{one}: not run, the model has no chat template; take an instruct model")
         else:
             found.append(one)
     if not found:
@@ -149,9 +155,10 @@ def plan(name: str, options: Options, study: Study) -> Plan:
 
 def finish(one: Plan, study: Study, options: Options, outcome: Outcome) -> Path | None:
     """Measure what is measured alone, and write the results of an experiment; where its table is, if there is one."""
-    stem = stem_of(study, one.name, options.size, options.attacks)
+    attacked = any(point.texts.attack != "none" for point in one.points)
+    stem = stem_of(study, one.name, options.size, options.attacks if attacked else ())
     stem.parent.mkdir(parents=True, exist_ok=True)
-    if one.experiment.alone is not None and not stem.with_suffix(".json").exists():
+    if one.experiment.alone is not None and not _is_measured(stem, study, options.size):
         found = _alone(one.experiment.alone, study, options)
         replace_file(stem.with_suffix(".json"), (json.dumps(found, indent=1) + "\n").encode())
     done = [point for point in one.points if point.texts not in outcome.unavailable]
@@ -167,6 +174,15 @@ def finish(one: Plan, study: Study, options: Options, outcome: Outcome) -> Path 
         return None
     one.experiment.show(Findings(study, options.size, rows, list(lost), stem))
     return stem.with_suffix(".md")
+
+
+def _is_measured(stem: Path, study: Study, size: Size) -> bool:
+    """Whether what is measured alone is there, and of what it is now."""
+    path = stem.with_suffix(".json")
+    if not path.exists():
+        return False
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return bool(found.get("of") == cost.subject(study, size))
 
 
 def _alone(measure: Callable[[Study, Size], Any], study: Study, options: Options) -> Any:

@@ -32,7 +32,19 @@ def texts(size: Size) -> Iterator[tuple[TextSet, int]]:
 
 def measure(study: Study, size: Size) -> dict[str, Any]:
     """{"writing": a row a method, "testing": a row a test and kind of text}: medians of `size.repeats` runs in turn."""
-    return {"writing": list(writing(study, size)), "testing": list(testing(study, size))}
+    made = {"writing": list(writing(study, size)), "testing": list(testing(study, size))}
+    return {"of": subject(study, size), **made}
+
+
+def subject(study: Study, size: Size) -> dict[str, Any]:
+    """What the figures are of: they are measured again when it changes."""
+    return {
+        "model": study.identity,
+        "device": study.device,
+        "methods": list(METHODS),
+        "tests": list(TESTS),
+        "size": size.name,
+    }
 
 
 def writing(study: Study, size: Size) -> Iterator[dict[str, Any]]:
@@ -83,12 +95,22 @@ def _write(study: Study, method: str) -> tuple[float, float]:
             if step == 1:
                 start, drawing = time.perf_counter(), 0.0
             logits = warped(stepper.logits()[:, :vocab_size], 1.0, 1.0)
+            _wait(logits)
             before = time.perf_counter()
             drawn = writer(ids.to(logits.device), logits, step)
+            _wait(logits)
             drawing += time.perf_counter() - before
             ids = torch.cat([ids, drawn.cpu()[:, None]], 1)
             stepper.append(drawn)
     return (time.perf_counter() - start) / (STEPS - 1), drawing / (STEPS - 1)
+
+
+def _wait(tensor: Any) -> None:
+    """Until the device has done what it was given."""
+    import torch
+
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)
 
 
 def testing(study: Study, size: Size) -> Iterator[dict[str, Any]]:

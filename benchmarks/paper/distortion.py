@@ -1,5 +1,6 @@
 """Item 8: does a mark change what is written? Perplexity under the model itself, and repetition in and across texts."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 
 from wmcore.paper import grids, report
 from wmcore.paper.methods import METHODS
+from wmcore.paper.points import Point, row_of
 from wmcore.paper.sizes import Size
 from wmcore.paper.study import Study
 from wmcore.paper.texts import Text, load, texts_under
@@ -34,6 +36,17 @@ MEASURES = {
 """{name: of texts}. The perplexity is that of the model's own law, before a baseline's bias."""
 
 
+def rows(study: Study, size: Size) -> list[report.Row]:
+    """A row a text, as those of tests, with no test and no p."""
+    found = []
+    for texts, count in grids.distortion(size):
+        under = texts_under(study, texts)
+        for text in load(study, under, count) if under else ():
+            point = Point(under, "none", count=count)
+            found.append(row_of(study, point, text, len(text.tokens), math.nan))
+    return found
+
+
 def compare(study: Study, size: Size) -> dict[str, Any]:
     """{method: {measure: {"value", "interval", "difference": to plain sampling on the same prompts}}}."""
     sets = [(texts_under(study, texts), count) for texts, count in grids.distortion(size)]
@@ -54,8 +67,8 @@ def compare(study: Study, size: Size) -> dict[str, Any]:
     return found
 
 
-def table(found: dict[str, Any]) -> str:
-    """A row a method: values, and differences to plain sampling with intervals."""
+def table(found: dict[str, Any], one_key: bool) -> str:
+    """A row a method: values, and differences to plain sampling with intervals; one_key: whether texts share it."""
     heads = ["method", *MEASURES, *(f"{name}, difference" for name in MEASURES)]
     body = []
     for method, measures in found.items():
@@ -66,8 +79,13 @@ def table(found: dict[str, Any]) -> str:
             row.append("" if difference is None else _interval(difference))
         body.append(row)
     n = next(iter(found.values()))["perplexity"]["n"]
+    keys = (
+        "all with one key, which these figures hold for"
+        if one_key
+        else "each with a key of its own"
+    )
     caption = (
-        f"{n} texts, each with a key of its own; differences to plain sampling on the same prompts, with intervals of "
+        f"{n} texts, {keys}; differences to plain sampling on the same prompts, with intervals of "
         "95 %; in bold where they do not hold 0."
     )
     return report.markdown(heads, body, 1, caption)

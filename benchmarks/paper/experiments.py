@@ -1,6 +1,7 @@
 """EXPERIMENTS: what `wmcore bench` knows. A new one is an entry here: its points, and what is made of their rows."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -83,17 +84,18 @@ class Experiment:
 
 
 def names() -> dict[Any, str]:
-    """What columns, methods and tests are called in tables and plots."""
+    """What columns, methods and tests are called in tables and plots; no two series are called the same."""
     found: dict[Any, str] = {}
-    for method in METHODS:
+    for method, how in METHODS.items():
         for test, entry in TESTS.items():
-            if METHODS[method].family == entry.family:
-                ours = METHODS[method].key_sequence
-                found[method, test] = entry.title if ours else METHODS[method].title
-    for method in METHODS:
-        if METHODS[method].family is None:
-            for test, entry in TESTS.items():
-                found[method, test] = f"{METHODS[method].title}, {entry.title}"
+            if how.family is None:
+                found[method, test] = f"{how.title}, {entry.title}"
+            elif how.family == entry.family:
+                found[method, test] = entry.title if how.key_sequence else how.title
+    times = Counter(found.values())
+    for (method, test), title in found.items():
+        if times[title] > 1:
+            found[method, test] = f"{METHODS[method].title}, {TESTS[test].title}"
     return found | {
         "cut": "m",
         "key_length": "n",
@@ -114,6 +116,11 @@ def show_curve(
     x: str, label: str, findings: Findings, panels: Sequence[str] = (), log_x: bool = False
 ) -> None:
     """Median p with quartiles against one column: a table a panel, a plot."""
+    findings.write(curve(x, label, findings, panels, log_x))
+
+
+def curve(x: str, label: str, findings: Findings, panels: Sequence[str], log_x: bool) -> str:
+    """The tables of `show_curve`, when its plot is drawn."""
     summaries = report.summarise(findings.rows, (*SERIES, *panels, x))
     tables = []
     called = names()
@@ -124,21 +131,21 @@ def show_curve(
         tables.append(
             report.table(some, SERIES, x, report.median_cell, caption, called, texts=True)
         )
-    findings.write("\n".join(tables))
     marked = [s for s in summaries if METHODS[s["method"]].family is not None]
     panel_names = {(v,): f"{called[c]} = {v:g}" for c in panels for v in {s[c] for s in marked}}
     findings.plot(
         marked,
         Figure(x, label, SERIES, tuple(panels), log_x=log_x, names=called | panel_names),
     )
+    return "\n".join(tables)
 
 
 def show_lengths(findings: Findings) -> None:
     """The curve; how often people's texts are called marked; the calibrated p beside the exact one."""
-    curve = {(p.texts.method, p.test, p.cut) for p in grids.lengths(findings.size)}
-    rows = [r for r in findings.rows if (r["method"], r["test"], r["cut"]) in curve]
+    asked = {(p.texts.method, p.test, p.cut) for p in grids.lengths(findings.size)}
+    rows = [r for r in findings.rows if (r["method"], r["test"], r["cut"]) in asked]
     marked = [row for row in rows if row["method"] != "human"]
-    show_curve("cut", "m, tokens", replace(findings, rows=marked), log_x=True)
+    curves = curve("cut", "m, tokens", replace(findings, rows=marked), (), log_x=True)
     people = report.table(
         report.summarise([row for row in rows if row["method"] == "human"], (*SERIES, "cut")),
         SERIES,
@@ -168,9 +175,7 @@ def show_lengths(findings: Findings) -> None:
     ]
     m = findings.size.cuts[0]
     caption = f"Exact p, and p from {agreement.CALIBRATED:,} stored null statistics, m = {m}."
-    path = findings.stem.with_suffix(".md")
-    table = report.markdown(heads, body, 2, caption)
-    replace_file(path, f"{path.read_text(encoding='utf-8')}\n{people}\n{table}".encode())
+    findings.write("\n".join([curves, people, report.markdown(heads, body, 2, caption)]))
 
 
 def show_edits(findings: Findings) -> None:
@@ -206,6 +211,16 @@ def show_paraphrases(findings: Findings) -> None:
     findings.plot(summaries, Figure("cut", "m, tokens", SERIES, ("attack",), names=called))
 
 
+ANSWER_CELLS = {
+    "p ≤ 0.01": report.share_cell("0.01"),
+    "p ≤ 1e-4": report.share_cell("1e-4"),
+    "median p (quartiles)": report.median_cell,
+    "median tokens": report.mean_cell("tokens"),
+    "nats a token": report.mean_cell("entropy"),
+    "potential": report.mean_cell("potential"),
+}
+
+
 def show_instructions(findings: Findings) -> None:
     """Shares at both levels, before and after the attacks, a table a law."""
     by = (*SERIES, "temperature", "top_p", "attack")
@@ -217,27 +232,13 @@ def show_instructions(findings: Findings) -> None:
         clean = [s for s in some if s["attack"] == "none"]
         title = report.show(law, called)
         tables.append(
-            report.listing(
-                clean,
-                SERIES,
-                {
-                    "p ≤ 0.01": report.share_cell("0.01"),
-                    "p ≤ 1e-4": report.share_cell("1e-4"),
-                    "median p": report.median_cell,
-                    "median tokens": report.mean_cell("tokens"),
-                    "nats a token": report.mean_cell("entropy"),
-                    "potential": report.mean_cell("potential"),
-                },
-                f"Answers as written, {title}",
-                called,
-            )
+            report.listing(clean, SERIES, ANSWER_CELLS, f"Answers as written, {title}", called)
         )
-        if len({s["attack"] for s in some}) > 1:
-            marked = [s for s in some if METHODS[s["method"]].family is not None]
-            caption = f"Share with p ≤ 0.01 after an attack, {title}"
-            tables.append(
-                report.table(marked, SERIES, "attack", report.share_cell("0.01"), caption, called)
-            )
+        after = [s for s in some if s["attack"] != "none"]
+        if after:
+            cells = {name: ANSWER_CELLS[name] for name in list(ANSWER_CELLS)[:4]}
+            caption = f"Answers after an attack, {title}"
+            tables.append(report.listing(after, ("attack", *SERIES), cells, caption, called))
     findings.write("\n".join(tables))
     marked = [s for s in summaries if METHODS[s["method"]].family is not None]
     findings.plot(
@@ -262,13 +263,7 @@ def show_entropies(findings: Findings) -> None:
         tables.append(report.table(some, SERIES, "rate", report.median_cell, caption, called))
     answers = [s for s in summaries if s["prompts"] == "instructions"]
     if answers:
-        cells = {
-            "p ≤ 0.01": report.share_cell("0.01"),
-            "median p": report.median_cell,
-            "median tokens": report.mean_cell("tokens"),
-            "nats a token": report.mean_cell("entropy"),
-            "potential": report.mean_cell("potential"),
-        }
+        cells = {name: cell for name, cell in ANSWER_CELLS.items() if name != "p ≤ 1e-4"}
         by = ("temperature", "test")
         tables.append(report.listing(answers, by, cells, "Answers as written", called))
     findings.write("\n".join(tables))
@@ -294,7 +289,15 @@ def show_sweep(findings: Findings) -> None:
         setting = f"{law[0]}, {report.show(law[1:], called)}"
         caption = f"Share with p ≤ 0.01, {setting}, best mean of both first"
         cell = report.share_cell("0.01")
-        tables.append(report.table(some, ("statistic",), "attack", cell, caption, ranked, True))
+        table = report.table(some, ("statistic",), "attack", cell, caption, ranked, True)
+        best = clean[order[0]] + edited.get(order[0], 0.0)
+        # Within the error of a difference of two means of two shares, at the worst.
+        near = [
+            n for n in order if best - clean[n] - edited.get(n, 0.0) <= (2 / some[0]["n"]) ** 0.5
+        ]
+        tables.append(
+            f"{table}\nTake {order[0]}; within the error as good: {', '.join(near[1:])}.\n"
+        )
         rows: dict[str, dict[str, report.Interval]] = {name: {} for name in order}
         for one in some:
             share, error = one["0.01"]
@@ -303,7 +306,7 @@ def show_sweep(findings: Findings) -> None:
         panels.append((setting, rows))
     findings.write("\n".join(tables))
     if panels:
-        report.intervals(panels, findings.stem)
+        report.intervals(panels, findings.stem, label="share with p ≤ 0.01, ± standard error")
 
 
 def variant(row: dict[str, Any]) -> str:
@@ -376,7 +379,10 @@ def _rate(level: dict[str, Any], key: str) -> str:
 def show_distortion(findings: Findings) -> None:
     found = distortion.compare(findings.study, findings.size)
     findings.keep(found)
-    findings.write(distortion.table(found))
+    one_key = findings.study.mark is not None
+    findings.write(distortion.table(found, one_key))
+    rows = distortion.rows(findings.study, findings.size)
+    report.write_rows(findings.stem.with_suffix(".parquet"), rows)
     distortion.draw(found, findings.stem)
 
 

@@ -79,3 +79,6 @@ METHODS: dict[str, Method] = {
     "human": Method("people", None, None),
 }
 """By name. `Method.writer` None: the human continuation of the prompt."""
+
+BUILT_IN = frozenset(METHODS)
+"""Those that are known by their names; others by the module that added them, too."""

@@ -32,8 +32,9 @@ def intervals(
     panels: Sequence[tuple[str, Mapping[str, Mapping[str, Interval]]]],
     stem: Path,
     reference: float | None = None,
+    label: str = "",
 ) -> None:
-    """(title, {row: {series: interval}}) of each panel, rows from top to bottom; a line at `reference`."""
+    """(title, {row: {series: interval}}) of each panel, rows from top to bottom; a line at `reference`; label: of x."""
     series = list(dict.fromkeys(one for _, rows in panels for row in rows.values() for one in row))
 
     def one(axis: Any, names: list[str], rows: list[Mapping[str, Interval]]) -> None:
@@ -44,10 +45,11 @@ def intervals(
                     value, low, high = row[name]
                     at = y + (i - (len(series) - 1) / 2) * 0.24
                     axis.plot([low, high], [at, at], color=colour, lw=1.3, alpha=0.7)
-                    label = name if y == 0 else None
-                    axis.plot([value], [at], marker, color=colour, ms=5, label=label)
+                    called = name if y == 0 else None
+                    axis.plot([value], [at], marker, color=colour, ms=5, label=called)
         axis.set_yticks(range(len(names)), names)
         axis.set_ylim(-0.6, len(names) - 0.4)
+        axis.set_xlabel(label)
         if reference is not None:
             axis.axvline(reference, color="#666666", lw=0.9, ls="--")
         if len(series) > 1:

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from wmcore.paper.attacks import BUILT_IN as ATTACKS_BUILT_IN
 from wmcore.paper.attacks import attack_of
 from wmcore.paper.contract import Trial
-from wmcore.paper.report import count_rows, read_rows, write_rows
+from wmcore.paper.report import Row, count_rows, read_rows, write_rows
 from wmcore.paper.study import Study, tokenizer_of, vocab_size_of
-from wmcore.paper.testing import TESTS
+from wmcore.paper.testing import BUILT_IN, TESTS
 from wmcore.paper.texts import (
     Text,
     TextSet,
@@ -30,7 +31,7 @@ FORMAT = 1
 """Changes when p-values are found in another way."""
 
 STOP_AFTER = 100
-"""A test stops after this many resamples that fit as well: p above 0.1 has a standard error of a tenth of itself."""
+"""A test stops after this many resamples that fit as well: p above 100 / T is known to a tenth of itself."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ def point_path(study: Study, point: Point) -> Path:
         "texts": description(study, point.texts) | {"key_length": point.texts.key_length},
     }
     del about["count"]
+    if point.test not in BUILT_IN or point.edit not in ATTACKS_BUILT_IN:
+        about["additions"] = study.additions
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:20]
     return study.folder / "tests" / name[:2] / f"{name}.parquet"
 
@@ -145,31 +148,7 @@ def _test(study: Study, point: Point, texts: Sequence[Text]) -> list[dict[str, A
         [secret_of(study, point.texts, texts[i].number) for i in good],
         trial,
     )
-    shown = {
-        "model": study.model,
-        "prompts": point.texts.kind,
-        "method": point.texts.method,
-        "test": point.test,
-        "options": json.dumps(dict(point.options), sort_keys=True),
-        "temperature": point.texts.temperature,
-        "top_p": point.texts.top_p,
-        "key_length": point.texts.key_length,
-        "cut": point.cut,
-        "attack": point.texts.attack if point.edit == "none" else point.edit,
-        "rate": point.rate,
-        "resamples": point.resamples,
-    }
-    return [
-        {
-            **shown,
-            "text": text.number,
-            "tokens": len(tokens[i]),
-            "written": len(text.tokens),
-            "p": float(p[i]),
-            **law(text, point.cut),
-        }
-        for i, text in enumerate(texts)
-    ]
+    return [row_of(study, point, text, len(tokens[i]), float(p[i])) for i, text in enumerate(texts)]
 
 
 def trial_of(study: Study, point: Point) -> Trial:
@@ -187,6 +166,29 @@ def trial_of(study: Study, point: Point) -> Trial:
         seed=study.number(1 << 62, "resamples"),
         options=dict(point.options),
     )
+
+
+def row_of(study: Study, point: Point, text: Text, tokens: int, p: float) -> Row:
+    """The row of a text: see `rows.COLUMNS`."""
+    return {
+        "model": study.model,
+        "prompts": point.texts.kind,
+        "method": point.texts.method,
+        "test": point.test,
+        "options": json.dumps(dict(point.options), sort_keys=True),
+        "temperature": point.texts.temperature,
+        "top_p": point.texts.top_p,
+        "key_length": point.texts.key_length,
+        "cut": point.cut,
+        "attack": point.texts.attack if point.edit == "none" else point.edit,
+        "rate": point.rate,
+        "resamples": point.resamples,
+        "text": text.number,
+        "tokens": tokens,
+        "written": len(text.tokens),
+        "p": p,
+        **law(text, point.cut),
+    }
 
 
 def law(text: Text, cut: int | None) -> dict[str, float]:
@@ -207,7 +209,7 @@ def received(study: Study, point: Point, text: Text) -> np.ndarray:
     return found[: point.cut]
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=1000)
 def _read_again(study: Study, texts: TextSet, edit: str, rate: float, text: Text) -> np.ndarray:
     tokenizer = tokenizer_of(study.model)
     string = text.text

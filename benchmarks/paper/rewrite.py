@@ -41,7 +41,7 @@ def rewriter(
     temperature, top_p
         As for `wmcore.generate`.
     device
-        Where the model runs, in torch's words. None: a CUDA device if there is one, else the CPU.
+        Where the model runs, in torch's words. None: where the study's model does.
 
     Raises
     ------

@@ -8,9 +8,10 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection, get_context
 from pathlib import Path
@@ -104,11 +105,13 @@ def test(study: Study, points: Sequence[Point]) -> dict[str, Any]:
 class Runner:
     """Makes what experiments need.
 
-    processes : how many work at once. note : is told, a line at a time, what could not be done.
+    processes, testers : how many write at once, and how many test. note : is told, a line at a time, what could not be
+    done.
     """
 
     study: Study
     processes: int
+    testers: int
     note: Callable[[str], object]
 
     def run(self, points: Iterable[Point], extra: Iterable[tuple[TextSet, int]] = ()) -> Outcome:
@@ -130,26 +133,33 @@ class Runner:
         wanted = merged(points)
         counts = text_counts(wanted, extra)
         self.study.folder.mkdir(parents=True, exist_ok=True)
+        written = [texts for texts in counts if texts.attack == "none"]
+        attacked = [texts for texts in counts if texts.attack != "none"]
+        with self._pool(self.processes) as pool:
+            self._write(pool, "writing", written, counts, outcome)
+            self._write(pool, "attacking", attacked, counts, outcome)
+        with self._pool(max(self.processes, self.testers)) as pool:
+            self._test(pool, [p for p in wanted if p.texts not in outcome.unavailable])
+        for attack, why in dict.fromkeys((t.attack, w) for t, w in outcome.unavailable.items()):
+            self.note(f"not run: attack {attack}: {why}")
+        return outcome
+
+    @contextmanager
+    def _pool(self, processes: int) -> Iterator[ProcessPoolExecutor]:
+        """Processes that share the cores, and end at once when something goes wrong."""
         with ProcessPoolExecutor(
-            self.processes,
+            processes,
             mp_context=get_context("spawn"),
             initializer=begin,
-            initargs=(self.study, max(1, available() // self.processes)),
+            initargs=(self.study, max(1, available() // processes)),
         ) as pool:
             try:
-                written = [texts for texts in counts if texts.attack == "none"]
-                attacked = [texts for texts in counts if texts.attack != "none"]
-                self._write(pool, "writing", written, counts, outcome)
-                self._write(pool, "attacking", attacked, counts, outcome)
-                self._test(pool, [p for p in wanted if p.texts not in outcome.unavailable])
+                yield pool
             except BaseException as error:
                 pool.shutdown(wait=False, cancel_futures=True)
                 if isinstance(error, BrokenProcessPool):
                     raise ended_early() from None
                 raise
-        for attack, why in dict.fromkeys((t.attack, w) for t, w in outcome.unavailable.items()):
-            self.note(f"not run: attack {attack}: {why}")
-        return outcome
 
     def _write(
         self,

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import sys
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -46,7 +47,9 @@ class Study:
     modules: tuple[str, ...] = ()
 
     def begin(self) -> None:
-        """Import the user's modules; each process does it once."""
+        """Import the user's modules, and say where attacks run; each process does it once."""
+        global _attacks_run_on
+        _attacks_run_on = self.device
         for name in self.modules:
             try:
                 importlib.import_module(name)
@@ -67,6 +70,26 @@ class Study:
                 "one with wmcore keygen"
             )
         return mark
+
+    @cached_property
+    def identity(self) -> str:
+        """What tells the model from another: its name; of a folder or file here its path, sizes and times of change."""
+        path = Path(self.model)
+        if not path.exists():
+            return self.model
+        files = sorted(
+            one for one in ([path] if path.is_file() else path.iterdir()) if one.is_file()
+        )
+        seen = [f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files]
+        return f"{path.resolve()} {hashlib.sha256(repr(seen).encode()).hexdigest()[:12]}"
+
+    @cached_property
+    def additions(self) -> str | None:
+        """A hash of the sources of the user's modules, which entries of theirs follow from; None without any."""
+        if not self.modules:
+            return None
+        found = [Path(str(sys.modules[name].__file__)).read_bytes() for name in self.modules]
+        return hashlib.sha256(b"".join(found)).hexdigest()[:12]
 
     def digest(self, *parts: object) -> bytes:
         """32 bytes that follow from the seed and a name."""
@@ -90,7 +113,10 @@ def model_of(name: str, device: str) -> tuple[Any, Any]:
     from wmcore.models import load_model
 
     model, tokenizer = load_model(name)
-    return model.to(device), tokenizer
+    try:
+        return model.to(device), tokenizer
+    except (RuntimeError, AssertionError) as error:  # torch's, for a device that is not there
+        raise WatermarkError(f"--device {device}: {reason(error)}; use cpu") from None
 
 
 @cache
@@ -101,6 +127,11 @@ def tokenizer_of(name: str) -> Any:
     return load_tokenizer(name)
 
 
+def chats(name: str) -> bool:
+    """Whether a model can be asked questions."""
+    return bool(getattr(tokenizer_of(name), "chat_template", None))
+
+
 @cache
 def vocab_size_of(name: str) -> int:
     """The number of logits of a model, read once a process."""
@@ -109,8 +140,9 @@ def vocab_size_of(name: str) -> int:
     return models.vocab_size_of(name)
 
 
-def default_device() -> str:
-    """Where an attack's model runs: a CUDA device if there is one, else the CPU."""
-    import torch
+_attacks_run_on = "cpu"
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+
+def default_device() -> str:
+    """Where an attack's model runs: where that of the study does."""
+    return _attacks_run_on

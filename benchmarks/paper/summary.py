@@ -27,6 +27,7 @@ def summarise(rows: Iterable[Row], by: Sequence[str]) -> list[Summary]:
     list of dict
         The columns `by`, then
         n, failed : texts, and those of them that could not be tested.
+        shorter : texts of fewer tokens than they were to be cut to.
         resamples : the most of any text; p is at least 1 / (resamples + 1).
         median_p, quartiles : of p; quartiles is [lower, upper], interpolated linearly, as the median.
         median_interval : [low, high], of the median, by order statistics: it covers with at least 95 %, whatever
@@ -64,6 +65,7 @@ def _summary(rows: list[Row]) -> Summary:
         "quartiles": [lower, upper],
         "median_interval": median_interval(p, least),
         **{key: share(p <= level) if least <= level else None for key, level in LEVELS.items()},
+        "shorter": sum(row["cut"] is not None and row["tokens"] < row["cut"] for row in rows),
         "tokens": float(np.median([row["tokens"] for row in rows])),
         "all_tokens": sum(row["tokens"] for row in rows),
         "entropy": token_mean((row["entropy"], row["tokens"]) for row in rows),

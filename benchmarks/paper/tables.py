@@ -117,6 +117,9 @@ def sizes(summaries: Sequence[Summary]) -> str:
     told = f"n = {n} texts, T = {resamples} resamples"
     if failed:
         told += f"; {failed:,} of {total:,} tests had too short a text, and count as p = 1"
+    shorter = sum(summary["shorter"] for summary in summaries)
+    if shorter:
+        told += f"; {shorter:,} of {total:,} had fewer than m tokens left"
     return told + "."
 
 

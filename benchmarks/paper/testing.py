@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from wmcore.detect import Detector
+from wmcore.errors import WatermarkError
 from wmcore.key import Key
 from wmcore.paper.contract import Test, Trial
 from wmcore.paper.kirchenbauer import kgw_p_values
@@ -31,7 +32,11 @@ def ours(scheme: str, title: str, **options: object) -> Test:
                 stop_after=trial.stop_after,
                 seed=trial.seed,
             )
-            p[places] = [np.nan if d.p_value is None else d.p_value for d in found]
+            for i, one in zip(places, found, strict=True):
+                if one.p_value is not None:
+                    p[i] = one.p_value
+                elif detector.engine.error(len(texts[i])) is None:  # not that it is too short
+                    raise WatermarkError(f"text {i} of test {title}: {one.error}")
         return p
 
     return Test(title, SCHEMES[scheme].sampler, p_values)
@@ -49,3 +54,6 @@ TESTS: dict[str, Test] = {
     "synthid": Test("SynthID", "synthid", synthid_p_values),
 }
 """By name; exp-edit and its-edit with the published gaps."""
+
+BUILT_IN = frozenset(TESTS)
+"""Those that are known by their names; others by the module that added them, too."""

@@ -17,9 +17,10 @@ import numpy as np
 
 from wmcore.errors import WatermarkError, reason
 from wmcore.paper import prompts
+from wmcore.paper.attacks import BUILT_IN as ATTACKS_BUILT_IN
 from wmcore.paper.attacks import attack_identity
 from wmcore.paper.contract import Method
-from wmcore.paper.methods import METHODS
+from wmcore.paper.methods import BUILT_IN, METHODS
 from wmcore.paper.study import Study
 
 FORMAT = 1
@@ -92,14 +93,16 @@ def description(study: Study, texts: TextSet) -> dict[str, Any]:
     if not texts.how.key_sequence:
         fields["key_length"] = None
     fields["attack"] = attack_identity(texts.attack)
+    added = texts.method not in BUILT_IN
     return {
         "format": FORMAT,
-        "model": study.model,
+        "model": study.identity,
         "source": prompts.digest(texts.kind, study.source(texts.kind)),
         "seed": study.seed,
         "batch_size": study.batch_size,
-        "watermark": None if study.mark is None else study.mark.fingerprint,
+        "watermark": study.mark and f"{study.mark.fingerprint}, vocab_size {study.mark.vocab_size}",
         **fields,
+        **({"additions": study.additions} if added or texts.attack not in ATTACKS_BUILT_IN else {}),
     }
 
 

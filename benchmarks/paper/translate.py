@@ -47,7 +47,7 @@ def round_trip(
     batch_size
         Sentences translated at once.
     device
-        Where the models run, in torch's words. None: a CUDA device if there is one, else the CPU.
+        Where the models run, in torch's words. None: where the study's model does.
 
     Raises
     ------

@@ -27,12 +27,13 @@ def all_prompts(model: str, kind: str, source: str, count: int) -> list[Prompt]:
 def prompts_of(study: Study, texts: TextSet, part: int) -> dict[int, Prompt]:
     """The prompts of a part by number; fewer than a batch, or none, where the source ends.
 
-    A person's texts are tested under as many keys as are asked for: their prompts begin again at the end.
+    A person's texts are tested under as many keys as are asked for: their prompts begin again at the end, unless
+    there is one key.
     """
     wanted = numbers(study, part)
     source = study.source(texts.kind)
     found = all_prompts(study.model, texts.kind, source, wanted.stop)
-    if texts.how.writer is None:
+    if texts.how.writer is None and study.mark is None:
         return {i: found[i % len(found)] for i in wanted}
     return {i: found[i] for i in wanted if i < len(found)}
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -299,6 +300,17 @@ def test_texts_of_a_watermark_file_carry_it(tiny_model, tmp_path):
     assert {secret_of(study, sets, i) for i in range(9)} == {bytes(32)}
     p = TESTS["its"].p_values(texts, [bytes(32)] * 5, Trial(V - 4, 40, 199, None, 1))
     assert np.median(p) == 0.005
+
+
+def test_a_study_with_a_watermark_goes_to_other_processes(tiny_model, tmp_path):
+    mark = Watermark.create("exp", vocab_size=V, key_length=40, key=Key(bytes(32)))
+    mark.save(tmp_path / "mark.json")
+    study = study_of(tiny_model, tmp_path / "s", watermark=tmp_path / "mark.json")
+    sets = TextSet("news", "exp", key_length=40)
+    name = address(study, sets)  # which reads the file
+    there = pickle.loads(pickle.dumps(study))
+    assert there.mark == mark
+    assert address(there, sets) == name
 
 
 def test_a_published_key_is_refused(tiny_model, tmp_path):

@@ -99,7 +99,7 @@ def mark(wm, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def tiny_study(tmp_path_factory):
+def tiny_model(tmp_path_factory):
     """(model, sources) of studies that take seconds: see tiny_study.py."""
     pytest.importorskip("pyarrow")
     import tiny_study

@@ -41,18 +41,18 @@ PEOPLE = TextSet("news", "human", new_tokens=24, key_length=30)
 
 
 @pytest.fixture(scope="module")
-def texts(tiny_study, tmp_path_factory):
+def texts(tiny_model, tmp_path_factory):
     """A study in which texts are written, to be tested in other folders."""
-    study = study_of(tiny_study, tmp_path_factory.mktemp("written"))
+    study = study_of(tiny_model, tmp_path_factory.mktemp("written"))
     make(study, texts=[(EXP, 10), (ITS, 5), (PEOPLE, 10)])
     return study
 
 
 @pytest.fixture
-def study(tiny_study, texts, tmp_path):
+def study(tiny_model, texts, tmp_path):
     """One with these texts and without tests."""
     (tmp_path / "texts").symlink_to(texts.folder / "texts")
-    return study_of(tiny_study, tmp_path)
+    return study_of(tiny_model, tmp_path)
 
 
 def study_of(given, folder, **others):
@@ -117,10 +117,10 @@ def test_edits_are_the_same_for_every_test_and_cut_and_differ_between_texts(stud
     assert received(study, cooler, one).tolist() == first
 
 
-def test_another_seed_makes_other_edits(tiny_study, study, tmp_path):
+def test_another_seed_makes_other_edits(tiny_model, study, tmp_path):
     (text,) = load(study, EXP, 1)
     point = Point(EXP, "exp", 20, "substitute", 0.5)
-    other = study_of(tiny_study, tmp_path / "other", seed=2)
+    other = study_of(tiny_model, tmp_path / "other", seed=2)
     assert received(study, point, text).tolist() != received(other, point, text).tolist()
 
 
@@ -282,7 +282,7 @@ def test_a_point_is_made_once_and_grows(study, counted):
     assert is_done(study, replace(point, count=9))
 
 
-def test_a_point_that_grew_is_one_that_was_made_at_once(tiny_study, texts, study, tmp_path):
+def test_a_point_that_grew_is_one_that_was_made_at_once(tiny_model, texts, study, tmp_path):
     point = Point(EXP, "exp", 16, resamples=99, count=10)
     rows_made(study, replace(point, count=3))
     grown = rows_made(study, point)
@@ -290,8 +290,8 @@ def test_a_point_that_grew_is_one_that_was_made_at_once(tiny_study, texts, study
     assert point_path(study, point).read_bytes() == point_path(texts, point).read_bytes()
 
 
-def test_a_point_of_a_source_that_ends_is_done(tiny_study, tmp_path, counted):
-    study = study_of(tiny_study, tmp_path)
+def test_a_point_of_a_source_that_ends_is_done(tiny_model, tmp_path, counted):
+    study = study_of(tiny_model, tmp_path)
     point = Point(TextSet("news", "exp", new_tokens=4), "counted", 4, count=30)
     assert not is_done(study, point)
     make(study, points=[point])
@@ -337,11 +337,11 @@ def test_no_flipped_bit_of_the_data_passes_for_a_p_value(study):
 
 
 @pytest.fixture
-def marked(tiny_study, tmp_path):
+def marked(tiny_model, tmp_path):
     """A study of an exp watermark with fewer tokens than the model has logits."""
     mark = Watermark.create("exp-edit", vocab_size=V - 4, key_length=40, key=Key(bytes(32)))
     mark.save(tmp_path / "mark.json")
-    return study_of(tiny_study, tmp_path, watermark=tmp_path / "mark.json")
+    return study_of(tiny_model, tmp_path, watermark=tmp_path / "mark.json")
 
 
 def test_under_a_watermark_its_sampler_and_key_length_alone_are_left(study, marked):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +42,8 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 @pytest.fixture
-def study(tiny_study, tmp_path):
-    return study_of(tiny_study, tmp_path / "study")
+def study(tiny_model, tmp_path):
+    return study_of(tiny_model, tmp_path / "study")
 
 
 def study_of(given, folder, **others):
@@ -132,9 +133,9 @@ def test_answers_end_before_the_end_of_text_token_and_news_do_not(study):
 
 
 def test_an_end_of_text_token_that_only_the_tokenizer_knows_ends_answers(
-    tiny_study, tmp_path, monkeypatch
+    tiny_model, tmp_path, monkeypatch
 ):
-    study = study_of(tiny_study, tmp_path / "study")
+    study = study_of(tiny_model, tmp_path / "study")
     model, _ = model_of(study.model, "cpu")
     monkeypatch.setattr(model.config, "eos_token_id", None)
     monkeypatch.setattr(model.generation_config, "eos_token_id", None)
@@ -163,8 +164,8 @@ def test_a_set_has_another_name_with_another_value_of_each_field(study, field):
     assert address(study, other) != address(study, base)
 
 
-def test_a_set_has_another_name_with_whatever_else_changes_a_text(tiny_study, tmp_path):
-    model, sources = tiny_study
+def test_a_set_has_another_name_with_whatever_else_changes_a_text(tiny_model, tmp_path):
+    model, sources = tiny_model
     sets = TextSet("news", "exp")
     lines = Path(sources["news"]).read_text(encoding="utf-8")
     changed = tmp_path / "changed.jsonl"
@@ -175,23 +176,23 @@ def test_a_set_has_another_name_with_whatever_else_changes_a_text(tiny_study, tm
     mark = Watermark.create("exp", vocab_size=V, key_length=40, key=Key(bytes(32)))
     mark.save(tmp_path / "mark.json")
     studies = [
-        study_of(tiny_study, tmp_path),
-        study_of(tiny_study, tmp_path, seed=2),
-        study_of(tiny_study, tmp_path, batch_size=6),
+        study_of(tiny_model, tmp_path),
+        study_of(tiny_model, tmp_path, seed=2),
+        study_of(tiny_model, tmp_path, batch_size=6),
         study_of((f"{model}/", sources), tmp_path),
         study_of((model, {"news": str(changed)}), tmp_path),
         study_of((model, {"news": str(titled)}), tmp_path),
         study_of((model, {"news": f"{titled}:title"}), tmp_path),
-        study_of(tiny_study, tmp_path, watermark=tmp_path / "mark.json"),
+        study_of(tiny_model, tmp_path, watermark=tmp_path / "mark.json"),
     ]
     assert len({address(study, sets) for study in studies}) == len(studies)
 
 
-def test_a_set_keeps_its_name_with_whatever_changes_no_text(tiny_study, tmp_path):
-    model, sources = tiny_study
+def test_a_set_keeps_its_name_with_whatever_changes_no_text(tiny_model, tmp_path):
+    model, sources = tiny_model
     copy = tmp_path / "copy.jsonl"
     copy.write_bytes(Path(sources["news"]).read_bytes())
-    here = study_of(tiny_study, tmp_path)
+    here = study_of(tiny_model, tmp_path)
     there = study_of((model, {"news": str(copy)}), tmp_path / "elsewhere")
     named = study_of((model, {"news": f"{copy}:text"}), tmp_path)
     sets = TextSet("news", "exp")
@@ -281,18 +282,18 @@ def test_a_text_is_read_as_it_was_written(study):
         assert text.text == spoken(text.tokens)
 
 
-def test_a_watermark_for_more_logits_than_the_model_has_is_an_error(tiny_study, tmp_path):
+def test_a_watermark_for_more_logits_than_the_model_has_is_an_error(tiny_model, tmp_path):
     mark = Watermark.create("exp", vocab_size=V + 1, key_length=40, key=Key(bytes(32)))
     mark.save(tmp_path / "mark.json")
-    study = study_of(tiny_study, tmp_path / "s", watermark=tmp_path / "mark.json")
+    study = study_of(tiny_model, tmp_path / "s", watermark=tmp_path / "mark.json")
     with pytest.raises(WatermarkError, match=rf"vocab_size {V + 1} exceeds the model's {V} logits"):
         written(study, TextSet("news", "exp", new_tokens=4))
 
 
-def test_texts_of_a_watermark_file_carry_it(tiny_study, tmp_path):
+def test_texts_of_a_watermark_file_carry_it(tiny_model, tmp_path):
     mark = Watermark.create("its-edit", vocab_size=V - 4, key_length=40, key=Key(bytes(32)))
     mark.save(tmp_path / "mark.json")
-    study = study_of(tiny_study, tmp_path / "s", watermark=tmp_path / "mark.json")
+    study = study_of(tiny_model, tmp_path / "s", watermark=tmp_path / "mark.json")
     sets = TextSet("news", "its", new_tokens=30, key_length=40)
     texts = [text.tokens for text in written(study, sets)]
     assert max(text.max() for text in texts) < V - 4
@@ -301,10 +302,21 @@ def test_texts_of_a_watermark_file_carry_it(tiny_study, tmp_path):
     assert np.median(p) == 0.005
 
 
-def test_a_published_key_is_refused(tiny_study, tmp_path):
+def test_a_study_with_a_watermark_goes_to_other_processes(tiny_model, tmp_path):
+    mark = Watermark.create("exp", vocab_size=V, key_length=40, key=Key(bytes(32)))
+    mark.save(tmp_path / "mark.json")
+    study = study_of(tiny_model, tmp_path / "s", watermark=tmp_path / "mark.json")
+    sets = TextSet("news", "exp", key_length=40)
+    name = address(study, sets)  # which reads the file
+    there = pickle.loads(pickle.dumps(study))
+    assert there.mark == mark
+    assert address(there, sets) == name
+
+
+def test_a_published_key_is_refused(tiny_model, tmp_path):
     mark = Watermark.published("its", seed=3, generator="mersenne", vocab_size=V, key_length=9)
     mark.save(tmp_path / "mark.json")
-    study = study_of(tiny_study, tmp_path / "s", watermark=tmp_path / "mark.json")
+    study = study_of(tiny_model, tmp_path / "s", watermark=tmp_path / "mark.json")
     with pytest.raises(WatermarkError, match="published key, but experiments need one with a sec"):
         address(study, TextSet())
 
@@ -323,8 +335,8 @@ def damaged(content, kind):
 
 
 @pytest.mark.parametrize("kind", ["empty", "cut", "without its end", "other"])
-def test_a_damaged_part_is_an_error_with_its_name_and_a_remedy(tiny_study, tmp_path, kind):
-    study = study_of(tiny_study, tmp_path)
+def test_a_damaged_part_is_an_error_with_its_name_and_a_remedy(tiny_model, tmp_path, kind):
+    study = study_of(tiny_model, tmp_path)
     sets = TextSet("news", "human", new_tokens=20)
     make(study, texts=[(sets, 5)])
     path = part_path(study, sets, 0)
@@ -338,9 +350,9 @@ def test_a_damaged_part_is_an_error_with_its_name_and_a_remedy(tiny_study, tmp_p
     assert path.read_bytes() == whole
 
 
-def test_no_flipped_bit_of_the_data_passes_for_a_text(tiny_study, tmp_path):
+def test_no_flipped_bit_of_the_data_passes_for_a_text(tiny_model, tmp_path):
     """A page of Parquet has a checksum; its footer has none, but cannot change a token."""
-    study = study_of(tiny_study, tmp_path)
+    study = study_of(tiny_model, tmp_path)
     sets = TextSet("news", "human", new_tokens=20)
     make(study, texts=[(sets, 5)])
     path = part_path(study, sets, 0)
@@ -350,7 +362,7 @@ def test_no_flipped_bit_of_the_data_passes_for_a_text(tiny_study, tmp_path):
         bad = bytearray(whole)
         bad[place] ^= 1 << place % 8
         # A part is kept once it is read: each is a file of its own.
-        other = study_of(tiny_study, tmp_path / str(place))
+        other = study_of(tiny_model, tmp_path / str(place))
         copy = part_path(other, sets, 0)
         os.makedirs(copy.parent)
         copy.write_bytes(bad)

@@ -133,5 +133,5 @@ def make(of, points=(), texts=()):
 if __name__ == "__main__":
     model, news, instructions, folder = sys.argv[1:]
     sources = {"news": news, "instructions": instructions}
-    wanted = options(model, sources, folder, attacks=WANTED, processes=2)
+    wanted = options(model, sources, folder, attacks=WANTED)
     command.run("all", wanted, print)

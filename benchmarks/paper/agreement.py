@@ -34,7 +34,7 @@ def points(size: Size) -> Iterator[Point]:
 
 def compare(study: Study, size: Size) -> list[dict[str, Any]]:
     """A row a test and kind of text: how far the two p are apart."""
-    wanted = [one for point in points(size) if (one := point_under(study, point)) is not None]
+    wanted = [p for p in (point_under(study, p) for p in points(size)) if p is not None]
     nulls = {point.test: _null(study, size, point) for point in wanted}
     found = []
     for point in wanted:

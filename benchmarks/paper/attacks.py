@@ -84,6 +84,8 @@ def attacked(name: str, texts: list[str], seed: int) -> list[str]:
     why = _failure(name)
     if why is not None:
         raise Unavailable(why)
+    if not texts:  # beyond the end of a source: nothing that a user's function should have to bear
+        return []
     return _attacked(name, texts, seed)
 
 
@@ -109,10 +111,13 @@ def _attacked(name: str, texts: list[str], seed: int) -> list[str]:
         raise Unavailable(
             f"attack {name!r} failed with {type(error).__name__} ({reason(error)}): mend it and run again"
         ) from error
-    if len(made) != len(texts) or not all(isinstance(text, str) for text in made):
-        kinds = ", ".join(sorted({type(one).__name__ for one in made}))
+    if len(made) != len(texts):
         raise Unavailable(
-            f"attack {name!r} gave {len(made)} of type {kinds or 'nothing'} for {len(texts)} texts: it must give one "
-            "string for each"
+            f"attack {name!r} gave {len(made)} texts for {len(texts)}: it must give one for each"
         )
+    for one in made:
+        if not isinstance(one, str):
+            raise Unavailable(
+                f"attack {name!r} gave a {type(one).__name__} for a text: it must give strings"
+            )
     return made

@@ -1,7 +1,7 @@
 """Item 8: does a mark change what is written? Perplexity under the model itself, and repetition in and across texts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def _distinct(n: int, texts: Sequence[Text]) -> float:
     return report.distinct([text.tokens for text in texts], n)
 
 
-MEASURES = {
+MEASURES: dict[str, Callable[[Sequence[Text]], float]] = {
     "perplexity": _perplexity,
     **{f"distinct {n}-grams": partial(_distinct, n) for n in NGRAMS},
 }

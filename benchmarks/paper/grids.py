@@ -1,6 +1,7 @@
 """What each experiment tests: its points, for a size."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from wmcore.paper.attacks import ATTACKS
 from wmcore.paper.methods import METHODS
@@ -139,7 +140,7 @@ def sweep(size: Size) -> Iterator[Point]:
         (answers, {}, None),
         (answers, NUCLEUS, None),
     ]
-    variants: list[tuple[str, str, dict[str, float], int]] = [
+    variants: list[tuple[str, str, Mapping[str, float], int]] = [
         ("exp", "exp", {}, 256),
         *(("exp", "exp-edit", {"gap": gap}, 256) for gap in (0.0, 0.5, 1.5, 3.0)),
         *(("exp", "exp-free", {"gap": gap}, 256) for gap in (0.6, 1.2, 1.8, 3.0)),
@@ -192,7 +193,7 @@ EDIT_AND_LOCAL = (*EDIT, *LOCAL)
 def calibration(size: Size) -> Iterator[Point]:
     """Item 11: texts of people and marked ones by length, under a key that is long enough for the longest."""
     longest = max(size.buckets)
-    settings = {"new_tokens": longest + BUFFER, "key_length": longest}
+    settings: dict[str, Any] = {"new_tokens": longest + BUFFER, "key_length": longest}
     for method, test in pairs(EDIT_AND_LOCAL, NOT_BUCKETED):
         for m in size.buckets:
             texts = TextSet("news", method, **settings)

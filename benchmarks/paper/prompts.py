@@ -78,7 +78,7 @@ def texts(kind: str, source: str) -> Iterator[str]:
     form = records.given_format(path, records=True)
     for found in records.read_documents(path, form, records.Reading(text_field=field)):
         if found.text is None:
-            raise WatermarkError(f"--{kind} {source}: record {found.position}: {found.error}")
+            raise WatermarkError(f"--{kind} {source}: record {found.position + 1}: {found.error}")
         yield found.text
 
 

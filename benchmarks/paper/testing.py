@@ -24,7 +24,7 @@ def ours(scheme: str, title: str, **options: object) -> Test:
             mark = Watermark.create(
                 scheme, vocab_size=trial.vocab_size, key_length=trial.key_length, key=Key(secret)
             )
-            detector = Detector(mark, threads=1, **{**options, **trial.options})  # type: ignore[arg-type]
+            detector = Detector(mark, threads=1, **{**options, **trial.options})
             places = [i for i, one in enumerate(secrets) if one == secret]
             found = detector.detect(
                 [texts[i] for i in places],

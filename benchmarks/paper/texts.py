@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from wmcore.errors import WatermarkError, reason
+from wmcore.key import Key
 from wmcore.paper import prompts
 from wmcore.paper.attacks import BUILT_IN as ATTACKS_BUILT_IN
 from wmcore.paper.attacks import attack_identity
@@ -118,7 +119,7 @@ def texts_under(study: Study, texts: TextSet) -> TextSet | None:
 
 def secret_of(study: Study, texts: TextSet, number: int) -> bytes:
     """32 bytes of the key of one text; of a text without a watermark the key that it is tested for."""
-    if study.mark is not None:
+    if study.mark is not None and isinstance(study.mark.key, Key):  # no other is let in
         return bytes.fromhex(study.mark.key.secret_hex)
     return study.digest("key", address(study, texts.written), number)
 

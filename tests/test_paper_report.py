@@ -80,6 +80,7 @@ def test_a_summary_by_hand():
         "cut": 35,
         "n": 7,
         "failed": 1,
+        "shorter": 0,
         "resamples": 999,
         "median_p": 0.02,
         "quartiles": [pytest.approx(0.0095), 0.4],  # between 0.009 and 0.01; 0.3 and 0.5

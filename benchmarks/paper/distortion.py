@@ -41,7 +41,9 @@ def rows(study: Study, size: Size) -> list[report.Row]:
     found = []
     for texts, count in grids.distortion(size):
         under = texts_under(study, texts)
-        for text in load(study, under, count) if under else ():
+        if under is None:
+            continue
+        for text in load(study, under, count):
             point = Point(under, "none", count=count)
             found.append(row_of(study, point, text, len(text.tokens), math.nan))
     return found

@@ -96,7 +96,7 @@ def names() -> dict[Any, str]:
     for (method, test), title in found.items():
         if times[title] > 1:
             found[method, test] = f"{METHODS[method].title}, {TESTS[test].title}"
-    return found | {
+    words: dict[Any, str] = {
         "cut": "m",
         "key_length": "n",
         "rate": "share of edited tokens",
@@ -106,6 +106,7 @@ def names() -> dict[Any, str]:
         (1.0, 1.0): "T = 1",
         (0.7, 0.9): "T = 0.7, top-p 0.9",
     }
+    return found | words
 
 
 SERIES = ("method", "test")

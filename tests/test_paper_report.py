@@ -331,7 +331,7 @@ def test_points_and_whiskers_lie_where_their_numbers_say(tmp_path, monkeypatch):
     """Drawn at their x and y before each series is moved by its points; share and error by hand."""
     pytest.importorskip("matplotlib")
     kept = []
-    monkeypatch.setattr(plots, "_save", lambda canvas, stem: kept.append(canvas))
+    monkeypatch.setattr(plots, "save", lambda canvas, stem: kept.append(canvas))
     draw(many(), figure(panels=(), y="0.01"), tmp_path / "x")
     whiskers, line = kept[0].axes[0].lines[:2]
     assert line.get_xydata().tolist() == [[5, round(9 / 21, 4)], [20, round(10 / 21, 4)]]
@@ -348,7 +348,7 @@ def test_points_and_whiskers_lie_where_their_numbers_say(tmp_path, monkeypatch):
 def test_words_on_the_x_axis_stand_beside_each_other(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     kept = []
-    monkeypatch.setattr(plots, "_save", lambda canvas, stem: kept.append(canvas))
+    monkeypatch.setattr(plots, "save", lambda canvas, stem: kept.append(canvas))
     attacks = {5: "none", 20: "French", 40: None}
     found = [{**one, "attack": attacks[one["cut"]]} for one in many()]
     names = {"none": "untouched", "French": "by way of French"}

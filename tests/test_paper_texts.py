@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import linecache
 import os
 import pickle
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,9 @@ from wmcore.errors import WatermarkError
 from wmcore.generation import generate
 from wmcore.key import Key
 from wmcore.paper import run
+from wmcore.paper.attacks import ATTACKS, attack_of
 from wmcore.paper.contract import Trial
+from wmcore.paper.methods import METHODS
 from wmcore.paper.points import law
 from wmcore.paper.prompts import read_prompts
 from wmcore.paper.study import model_of, tokenizer_of
@@ -175,15 +180,17 @@ def test_a_set_has_another_name_with_whatever_else_changes_a_text(tiny_model, tm
     titled.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
     mark = Watermark.create("exp", vocab_size=V, key_length=40, key=Key(bytes(32)))
     mark.save(tmp_path / "mark.json")
+    dataclasses.replace(mark, vocab_size=V - 4).save(tmp_path / "smaller.json")
     studies = [
         study_of(tiny_model, tmp_path),
         study_of(tiny_model, tmp_path, seed=2),
         study_of(tiny_model, tmp_path, batch_size=6),
-        study_of((f"{model}/", sources), tmp_path),
+        study_of((str(shutil.copytree(model, tmp_path / "model")), sources), tmp_path),
         study_of((model, {"news": str(changed)}), tmp_path),
         study_of((model, {"news": str(titled)}), tmp_path),
         study_of((model, {"news": f"{titled}:title"}), tmp_path),
         study_of(tiny_model, tmp_path, watermark=tmp_path / "mark.json"),
+        study_of(tiny_model, tmp_path, watermark=tmp_path / "smaller.json"),
     ]
     assert len({address(study, sets) for study in studies}) == len(studies)
 
@@ -202,6 +209,62 @@ def test_a_set_keeps_its_name_with_whatever_changes_no_text(tiny_model, tmp_path
         assert len({address(here, one) for one in two}) == 1
     two = (TextSet("news", "human", temperature=t) for t in (0.5, 1.0))
     assert len({address(here, one) for one in two}) == 1
+
+
+def test_a_model_that_was_trained_anew_has_another_name(tiny_model, tmp_path):
+    model, sources = tiny_model
+    copy = Path(shutil.copytree(model, tmp_path / "model"))
+    study, again = (study_of((str(copy), sources), tmp_path) for _ in range(2))
+    name = address(study, TextSet())
+    assert address(again, TextSet()) == name
+    assert address(study_of((f"{copy}/", sources), tmp_path), TextSet()) == name
+    os.utime(copy / "model.safetensors", ns=(1, 1))
+    assert address(study_of((str(copy), sources), tmp_path), TextSet()) != name
+
+
+ADDED = """
+from wmcore.paper.attacks import ATTACKS
+from wmcore.paper.contract import Attack, Method
+from wmcore.paper.methods import METHODS
+
+METHODS["mine"] = Method("mine", "mine", None)
+ATTACKS["mine"] = Attack("mine", texts=lambda texts, seed: texts)
+
+
+def attack(texts, seed):
+    return texts
+"""
+
+
+def test_what_users_add_is_known_by_its_source(tiny_model, tmp_path, monkeypatch):
+    for table in (METHODS, ATTACKS):
+        monkeypatch.setitem(table, "mine", None)
+    monkeypatch.syspath_prepend(tmp_path)
+    sets = [
+        TextSet("news", "mine"),
+        TextSet("news", "exp", attack="mine"),
+        TextSet("news", "exp", attack="added:attack"),
+        TextSet("news", "exp"),
+    ]
+    names = []
+    for i in range(2):
+        (tmp_path / "added.py").write_text(f"{ADDED}\nVERSION = {10**i}\n", encoding="utf-8")
+        monkeypatch.delitem(sys.modules, "added", raising=False)
+        attack_of.cache_clear()
+        linecache.checkcache()
+        study = study_of(tiny_model, tmp_path, modules=("added",))
+        study.begin()
+        names.append([address(study, one) for one in sets])
+    first, second = names
+    assert [a == b for a, b in zip(first, second, strict=True)] == [False, False, False, True]
+    assert len({*first, *second}) == 7
+    monkeypatch.delitem(sys.modules, "added")
+    attack_of.cache_clear()
+
+
+def test_a_device_that_is_not_there(tiny_model):
+    with pytest.raises(WatermarkError, match=r"--device nowhere: .*; use cpu$"):
+        model_of(tiny_model[0], "nowhere")
 
 
 def test_texts_have_keys_shifts_and_draws_of_their_own(study):

@@ -328,7 +328,7 @@ POINT = Point(SETS, "exp", 4, resamples=9, count=12)
 def runner(tiny_model, tmp_path, inline):
     """A runner without processes, and its notes."""
     notes = []
-    return run.Runner(tiny_study.study(*tiny_model, tmp_path / "s"), 1, notes.append), notes
+    return run.Runner(tiny_study.study(*tiny_model, tmp_path / "s"), 1, 1, notes.append), notes
 
 
 def test_an_attack_that_fails_on_some_texts_is_left_out_whole(runner, monkeypatch):
@@ -631,10 +631,9 @@ def test_all_says_what_it_leaves_out(tiny_model, tmp_path):
     notes = []
     study = options(model, {"news": sources["news"]}, tmp_path).study()
     found = command.chosen("all", study, notes.append)
-    assert found == [name for name in EXPERIMENTS if name not in ("instructions", "sweep")]
-    assert notes == [
-        f"{one}: not run, it needs --instructions" for one in ("instructions", "sweep")
-    ]
+    without = ("instructions", "sweep", "entropy")
+    assert found == [name for name in EXPERIMENTS if name not in without]
+    assert notes == [f"{one}: not run, it needs --instructions" for one in without]
 
 
 def test_processes_are_as_many_as_cores_but_one_with_a_device(tiny_model, tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -179,7 +180,7 @@ def test_a_set_has_another_name_with_whatever_else_changes_a_text(tiny_model, tm
         study_of(tiny_model, tmp_path),
         study_of(tiny_model, tmp_path, seed=2),
         study_of(tiny_model, tmp_path, batch_size=6),
-        study_of((f"{model}/", sources), tmp_path),
+        study_of((shutil.copytree(model, tmp_path / "copy"), sources), tmp_path),
         study_of((model, {"news": str(changed)}), tmp_path),
         study_of((model, {"news": str(titled)}), tmp_path),
         study_of((model, {"news": f"{titled}:title"}), tmp_path),

@@ -512,7 +512,7 @@ def test_a_watermark_file_is_what_texts_carry(
     monkeypatch.setattr(agreement, "CALIBRATED", 99)
     monkeypatch.setattr(cost, "STEPS", 2)
     for plot in ("draw", "bars", "intervals"):  # which are the same whatever texts carry
-        monkeypatch.setattr(report, plot, lambda *_: None)
+        monkeypatch.setattr(report, plot, lambda *_, **__: None)
     wanted = options(
         *tiny_model,
         tmp_path / "bench",

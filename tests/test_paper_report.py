@@ -245,7 +245,8 @@ def test_a_table_by_hand():
     assert lines[4:] == [
         "",
         "Median p (quartiles); across: tokens. n = 21 texts, T = 999 resamples; "
-        "1 of 105 tests had too short a text, and count as p = 1.",
+        "1 of 105 tests could not be made (too short a text, or a token that the watermark does not know), "
+        "and count as p = 1.",
     ]
 
 

@@ -566,14 +566,16 @@ def test_a_watermark_file_is_what_texts_carry(
     assert listed(wanted)["lengths"][-2:] == ["100%", "0.0"]
 
 
-def test_a_watermark_of_another_tokenizer_ends_a_run(tiny_model, tmp_path, inline):
+def test_texts_with_tokens_that_a_watermark_does_not_know_are_told(tiny_model, tmp_path, inline):
     mark_file(tmp_path / "mark.json", "exp", vocab_size=9)
     folder = tmp_path / "bench"
     wanted = options(*tiny_model, folder, size=SMALLER, watermark=tmp_path / "mark.json")
-    with pytest.raises(
-        WatermarkError, match=r"of test EXP: token .* is outside the vocabulary of 9"
-    ):
-        command.run("lengths", wanted, print)
+    command.run("substitution", wanted, print)
+    (path,) = folder.glob("results/tiny/*/substitution.md")
+    assert "a token that the watermark does not know" in path.read_text(encoding="utf-8")
+    rows = [row for row in read_rows(path.with_suffix(".parquet")) if row["test"] == "exp"]
+    unknown = [row["attack"] for row in rows if np.isnan(row["p"])]
+    assert set(unknown) == {"substitute"}
 
 
 @pytest.mark.parametrize("name", ["key-lengths", "sweep"])

@@ -155,8 +155,7 @@ def plan(name: str, options: Options, study: Study) -> Plan:
 
 def finish(one: Plan, study: Study, options: Options, outcome: Outcome) -> Path | None:
     """Measure what is measured alone, and write the results of an experiment; where its table is, if there is one."""
-    attacked = any(point.texts.attack != "none" for point in one.points)
-    stem = stem_of(study, one.name, options.size, options.attacks if attacked else ())
+    stem = stem_of(study, one.name, options.size, options.attacks)
     stem.parent.mkdir(parents=True, exist_ok=True)
     if one.experiment.alone is not None and not _is_measured(stem, study, options.size):
         found = _alone(one.experiment.alone, study, options)

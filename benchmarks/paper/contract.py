@@ -71,7 +71,7 @@ class Test:
     """How text is tested: an entry of TESTS.
 
     p_values: (texts: int64 [m] each; secrets: 32 bytes each; trial) -> float64 [N]; NaN for a text that cannot be
-    tested (too short). Exact: by chance, over keys, P(p <= a) <= a.
+    tested (too short, or with a token beyond the watermark's). Exact: by chance, over keys, P(p <= a) <= a.
     """
 
     __test__ = False  # pytest takes it for a test

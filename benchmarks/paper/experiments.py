@@ -252,15 +252,15 @@ def show_entropies(findings: Findings) -> None:
     called = names()
     summaries = report.summarise(findings.rows, ("prompts", "temperature", *SERIES, "rate"))
     news = [s for s in summaries if s["prompts"] == "news"]
-    tables = []
+    tables, titles = [], {}
     for temperature in sorted({s["temperature"] for s in news}, reverse=True):
         some = [s for s in news if s["temperature"] == temperature]
         clean = next(s for s in some if s["rate"] == 0)
-        called[(temperature,)] = (
+        titles[(temperature,)] = (
             f"T = {temperature:g}: {clean['entropy']:.2f} nats a token, potential "
             f"{clean['potential']:.2f}"
         )
-        caption = f"{MEDIAN_CAPTION}, {called[temperature,]}"
+        caption = f"{MEDIAN_CAPTION}, {titles[temperature,]}"
         tables.append(report.table(some, SERIES, "rate", report.median_cell, caption, called))
     answers = [s for s in summaries if s["prompts"] == "instructions"]
     if answers:
@@ -269,7 +269,7 @@ def show_entropies(findings: Findings) -> None:
         tables.append(report.listing(answers, by, cells, "Answers as written", called))
     findings.write("\n".join(tables))
     findings.plot(
-        news, Figure("rate", "substituted tokens", SERIES, ("temperature",), names=called)
+        news, Figure("rate", "substituted tokens", SERIES, ("temperature",), names=called | titles)
     )
 
 

@@ -116,7 +116,10 @@ def sizes(summaries: Sequence[Summary]) -> str:
     total = sum(summary["n"] for summary in summaries)
     told = f"n = {n} texts, T = {resamples} resamples"
     if failed:
-        told += f"; {failed:,} of {total:,} tests had too short a text, and count as p = 1"
+        told += (
+            f"; {failed:,} of {total:,} tests could not be made (too short a text, or a token that the watermark does "
+            "not know), and count as p = 1"
+        )
     shorter = sum(summary["shorter"] for summary in summaries)
     if shorter:
         told += f"; {shorter:,} of {total:,} had fewer than m tokens left"

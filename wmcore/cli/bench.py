@@ -10,7 +10,7 @@ from wmcore.cli.console import MOST, example, named, note
 EXAMPLES = example(
     "wmcore bench list",
     "wmcore bench substitution --quick --news articles.jsonl",
-    "wmcore bench all --model gpt2 --news datasets:allenai/c4:realnewslike --instructions questions.jsonl",
+    "wmcore bench all --model gpt2 --news datasets:allenai/c4:realnewslike",
     "wmcore bench paraphrase --attack my_module:my_attack --news articles.parquet:body",
 )
 

@@ -249,7 +249,7 @@ def test_what_users_add_is_known_by_its_source(tiny_model, tmp_path, monkeypatch
     names = []
     for i in range(2):
         (tmp_path / "added.py").write_text(f"{ADDED}\nVERSION = {10**i}\n", encoding="utf-8")
-        monkeypatch.delitem(sys.modules, "added", raising=False)
+        sys.modules.pop("added", None)
         attack_of.cache_clear()
         linecache.checkcache()
         study = study_of(tiny_model, tmp_path, modules=("added",))
@@ -258,7 +258,7 @@ def test_what_users_add_is_known_by_its_source(tiny_model, tmp_path, monkeypatch
     first, second = names
     assert [a == b for a, b in zip(first, second, strict=True)] == [False, False, False, True]
     assert len({*first, *second}) == 7
-    monkeypatch.delitem(sys.modules, "added")
+    del sys.modules["added"]
     attack_of.cache_clear()
 
 

@@ -21,7 +21,7 @@ from wmcore.paper.testing import TESTS
 from wmcore.paper.texts import TextSet, replace_file
 
 LEVELS = (1e-2, 1e-3, 1e-4)
-
+"""False-positive rates of the calibration."""
 
 NEWS, ANSWERS = ("news",), ("instructions",)
 
@@ -49,9 +49,10 @@ class Findings:
         """Anything as JSON."""
         replace_file(self.stem.with_suffix(".json"), (json.dumps(found, indent=1) + "\n").encode())
 
-    def plot(self, summaries: Sequence[Summary], figure: Figure, suffix: str = "") -> None:
+    def plot(self, summaries: Sequence[Summary], figure: Figure) -> None:
+        """The plot, if there is anything to show."""
         if summaries:
-            report.draw(summaries, figure, self.stem.with_name(self.stem.name + suffix))
+            report.draw(summaries, figure, self.stem)
 
 
 @dataclass(frozen=True)

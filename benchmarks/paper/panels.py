@@ -19,6 +19,7 @@ def bars(panels: Sequence[tuple[str, Mapping[str, float]]], stem: Path) -> None:
         drawn = axis.barh(names, values, color=BLUE)
         axis.bar_label(drawn, [f"{value:,.3g}" for value in values], padding=3)
         axis.set_xscale("log")
+        axis.xaxis.set_minor_formatter("")  # or else they stand on each other
         axis.set_xlim(min(values) / 2, max(values) * 4)
 
     _panels(panels, stem, one)

@@ -51,10 +51,10 @@ SIZES = {
     for size in (
         Size(
             name="quick",
-            count=16,
-            batch_size=16,
-            new_tokens=100,
-            answer_tokens=60,
+            count=10,
+            batch_size=10,
+            new_tokens=80,
+            answer_tokens=50,
             resamples=999,
             fine_resamples=999,
             lengths=(5, 15, 35, 60),
@@ -64,8 +64,8 @@ SIZES = {
             paraphrase_cuts=(35,),
             buckets=(32, 64),
             temperatures=(1.0, 0.7),
-            nulls=32,
-            repeats=2,
+            nulls=20,
+            repeats=1,
         ),
         Size(
             name="default",

@@ -8,65 +8,56 @@ a temperature above 0 is watermarked, as its ``extra_args`` (HTTP: ``vllm_xargs`
     wmcore_label : str, a sub-key of the watermark's key, as `Key.derive` makes it (for tenants)
     wmcore_shift : int, the key row of the first token; else it comes from the request's seed, else it is drawn
 
+WMCORE_VLLM_REQUIRED=1 refuses requests that would go unmarked.
+
 One class has both interfaces: the V1 runner's (logits, batch updates) and Model Runner V2's (logits, context). The
-position of a token is known from the runner, so no history is kept. vLLM itself was never run with it: it is tested
-on the interface files of the wheels 0.30, 0.31 and 0.33, and on stubs (see docs/bindings/vllm.md).
+position of a token is known from the runner, so no history is kept. What was run, and on which versions:
+docs/bindings/vllm.md.
 """
 
 import contextlib
-import hashlib
-import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
 from importlib import import_module
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from wmcore import sampling
+from wmcore.bindings._serving import (
+    Sampling,
+    Service,
+    Stream,
+    Wish,
+    admitted,
+    force,
+    installed,
+    variable,
+)
 from wmcore.bindings.vllm_gumbel import GumbelDetection, GumbelDetector
-from wmcore.errors import WatermarkError
-from wmcore.truncate import penalised, truncated
-from wmcore.watermark import Watermark
 
 if TYPE_CHECKING:
     WatermarkLogitsProcessor: type
 
 __all__ = ["ENVIRONMENT", "GumbelDetection", "GumbelDetector", "WatermarkLogitsProcessor"]
 
-ENVIRONMENT = "WMCORE_VLLM_WATERMARK"
+SERVER = "vllm"
+ENVIRONMENT = variable(SERVER)
 """Names the watermark file."""
 
-_GREEDY = 1e-5
-"""Temperatures below this are greedy in vLLM."""
-_OURS = ("wmcore", "wmcore_label", "wmcore_shift")
 _DRAWN = "_wmcore_drawn_shift"
 _INTERFACES = ("vllm.v1.sample.logits_processor", "vllm.v1.worker.gpu.sample.logits_processor")
 
 
-class _Request:
-    """How one request is watermarked."""
+def _service() -> Service | None:
+    return installed(SERVER, "vllm.wmcore")  # vLLM shows the lines of its own loggers
 
-    def __init__(
-        self, watermark: Watermark, params: Any, shift: int, prompt: Any = None, output: Any = None
-    ) -> None:
-        extra = params.extra_args or {}
-        self.params = params
+
+class _Text:
+    """A watermarked request in the batch. V1 also needs its tokens, for penalties that come after us there."""
+
+    def __init__(self, stream: Stream, prompt: Any = None, output: Any = None) -> None:
+        self.stream = stream
         self.prompt, self.output = prompt or [], output
-        self.draw = _draw_of(watermark, extra.get("wmcore_label"))
-        self.shift = shift
-
-    @property
-    def penalties(self) -> dict[str, float]:
-        """Those that the V1 runner would apply after the draw, too late."""
-        return {
-            "repetition": float(getattr(self.params, "repetition_penalty", 1.0)),
-            "frequency": float(getattr(self.params, "frequency_penalty", 0.0)),
-            "presence": float(getattr(self.params, "presence_penalty", 0.0)),
-        }
 
 
 class _Processor:
@@ -75,178 +66,106 @@ class _Processor:
     def __init__(self, vllm_config: Any, *rest: Any) -> None:
         # V2: (config, request states). V1: (config, device, is_pin_memory).
         self._states: Any = rest[0] if len(rest) == 1 else None
-        self._watermark = _installed()
-        self._requests: dict[int, _Request] = {}
+        self._service = _service()
+        self._texts: dict[int, _Text] = {}
         self._lots = _lots(vllm_config)
-        if self._watermark is not None:
-            _check_vocabulary(self._watermark, vllm_config, self._states)
+        if self._service is not None:
+            size = _vocabulary(vllm_config, self._states)
+            self._service.check_vocabulary(size, ENVIRONMENT)
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
-        """Raise WatermarkError (a ValueError) for extra_args of ours that cannot be honoured."""
-        extra = getattr(sampling_params, "extra_args", None) or {}
-        if not any(name in extra for name in _OURS):
-            return
-        watermark = _installed()
-        if not _wanted(extra):
-            return
-        if watermark is None:
-            raise WatermarkError(
-                f"wmcore: no watermark is set up on this server: start it with {ENVIRONMENT} naming a watermark file"
-            )
-        label, shift = extra.get("wmcore_label"), extra.get("wmcore_shift")
-        if label is not None and not isinstance(label, str):
-            raise WatermarkError(f"wmcore_label is a {type(label).__name__}, but must be a string")
-        if label is not None and any("\ud800" <= c <= "\udfff" for c in label):
-            raise WatermarkError("wmcore_label holds half a surrogate pair, which UTF-8 cannot say")
-        if label is not None:
-            watermark.key.derive(label)  # a published key says that it has no sub-keys
-        n = watermark.key_length
-        if shift is not None and (
-            isinstance(shift, bool) or not isinstance(shift, int) or not 0 <= shift < n
-        ):
-            raise WatermarkError(
-                f"wmcore_shift {shift!r} is outside 0 to {n - 1}, the rows of the key"
-            )
+        """Raise WatermarkError (a ValueError) for a request that cannot be served as its extra_args ask."""
+        wish = Wish.read(getattr(sampling_params, "extra_args", None))
+        admitted(_service(), SERVER, wish, _settings(sampling_params))
 
     def is_argmax_invariant(self) -> bool:
         """V1: whether greedy requests may skip `apply`."""
-        return self._watermark is None
+        return self._service is None
 
     def update_state(self, batch_update: Any) -> None:
         """V1: requests that left, came or moved."""
-        if batch_update is None or self._watermark is None:
+        if batch_update is None or self._service is None:
             return
         for index in batch_update.removed:
-            self._requests.pop(index, None)
+            self._texts.pop(index, None)
         for index, params, prompt, output in batch_update.added:
             self._set(index, params, bool(output), prompt, output)
         for source, target, direction in batch_update.moved:
-            there = self._requests.pop(target, None)
-            here = self._requests.pop(source, None)
+            there = self._texts.pop(target, None)
+            here = self._texts.pop(source, None)
             if here is not None:
-                self._requests[target] = here
+                self._texts[target] = here
             if there is not None and direction.name == "SWAP":
-                self._requests[source] = there
+                self._texts[source] = there
 
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
         """V2: a request enters a slot (again, after preemption). Whether its logits will change."""
-        if self._watermark is None:
+        if self._service is None:
             return False
         self._set(req_idx, sampling_params, _resumed(self._states, req_idx))
-        return req_idx in self._requests
+        return req_idx in self._texts
 
     def apply_staged_writes(self) -> None:
         """V2: nothing is staged."""
 
     def apply(self, logits: Any, ctx: Any = None) -> Any:
         """Leave of each watermarked row, float32 [V], only the token that the key draws. In place."""
-        if not self._requests:
+        if not self._texts:
             return logits
         if ctx is None:
-            rows = sorted(index for index in self._requests if index < logits.shape[0])
-            requests = [self._requests[index] for index in rows]
-            positions = np.array([len(one.output) for one in requests], np.int64)
+            rows = sorted(index for index in self._texts if index < logits.shape[0])
+            texts = [self._texts[index] for index in rows]
+            positions = [len(one.output) for one in texts]
         else:
-            if not any(int(slot) in self._requests for slot in ctx.idx_mapping_np):
+            if not any(int(slot) in self._texts for slot in ctx.idx_mapping_np):
                 return logits
             slots = ctx.expanded_idx_mapping.cpu().numpy()
-            rows = [row for row, slot in enumerate(slots.tolist()) if slot in self._requests]
-            requests = [self._requests[int(slots[row])] for row in rows]
+            rows = [row for row, slot in enumerate(slots.tolist()) if slot in self._texts]
+            texts = [self._texts[int(slots[row])] for row in rows]
             prompts = self._states.prompt_len.gpu[ctx.expanded_idx_mapping.long()]
-            positions = (ctx.pos + 1 - prompts).cpu().numpy()[rows].astype(np.int64)
+            positions = (ctx.pos + 1 - prompts).cpu().numpy()[rows].tolist()
         if rows:
-            self._force(logits, rows, requests, positions, penalise=ctx is None)
+            # The V1 runner applies penalties after custom processors, too late for a token that is drawn here.
+            histories = [(one.prompt, one.output) for one in texts] if ctx is None else None
+            force(logits, rows, [one.stream for one in texts], positions, histories=histories)
         return logits
 
     def _set(
         self, index: int, params: Any, resumed: bool, prompt: Any = None, output: Any = None
     ) -> None:
-        self._requests.pop(index, None)
-        if params.temperature >= _GREEDY and _wanted(params.extra_args or {}):
-            assert self._watermark is not None
-            shift = _shift(self._watermark.key_length, params, self._lots, resumed)
-            self._requests[index] = _Request(self._watermark, params, shift, prompt, output)
-
-    def _force(
-        self,
-        logits: Any,
-        rows: list[int],
-        requests: list[_Request],
-        positions: np.ndarray,
-        penalise: bool,
-    ) -> None:
-        import torch
-
-        assert self._watermark is not None
-        size, n = self._watermark.vocab_size, self._watermark.key_length
-        device = logits.device
-        index = torch.tensor(rows, device=device)
-        x = logits[index, :size]
-        for i, one in enumerate(requests) if penalise else ():
-            if one.penalties != {"repetition": 1.0, "frequency": 0.0, "presence": 0.0}:
-                x[i] = penalised(x[i], one.prompt, one.output, **one.penalties)
-
-        def column(name: str, dtype: Any) -> Any:
-            return torch.tensor(
-                [getattr(one.params, name) for one in requests], dtype=dtype, device=device
-            )
-
-        x = truncated(
-            x,
-            column("temperature", torch.float32),
-            column("top_k", torch.int64),
-            column("top_p", torch.float32),
-            column("min_p", torch.float32),
+        self._texts.pop(index, None)
+        assert self._service is not None
+        extra = params.extra_args or {}
+        wish = Wish.read(extra)
+        kept = extra.get(_DRAWN) if resumed else None
+        given = wish.shift is not None or params.seed is not None
+        if isinstance(kept, int) and not given:
+            wish = replace(wish, shift=kept % self._service.watermark.key_length)
+        lot = None if wish.shift is not None or params.seed is not None else next(self._lots)
+        stream = self._service.open(
+            wish, _settings(params), seed=params.seed, lot=lot, resumed=resumed
         )
-        # A row without a distribution (everything masked, NaN) is left to vLLM.
-        usable = (x.amax(dim=-1).isfinite()).cpu().numpy()
-        key_rows = (np.array([one.shift for one in requests]) + positions) % n
-        for draw in dict.fromkeys(one.draw for one in requests):
-            members = np.array(
-                [i for i, one in enumerate(requests) if one.draw is draw and usable[i]]
-            )
-            if not len(members):
-                continue
-            tokens = draw(x[torch.from_numpy(members).to(device)], key_rows[members], 1.0).to(
-                device
-            )
-            at = index[torch.from_numpy(members).to(device)]
-            kept = logits[at, tokens]
-            logits[at] = -torch.inf
-            logits[at, tokens] = kept
+        if stream is None:
+            return
+        if lot is not None:
+            # Kept where parameters outlive a preemption. Only a resumed request looks for it: the requests of one
+            # call with n texts may share their parameters.
+            with contextlib.suppress(AttributeError, TypeError):
+                params.extra_args = {**extra, _DRAWN: stream.shift}
+        self._texts[index] = _Text(stream, prompt, output)
 
 
-def _wanted(extra: dict[str, Any]) -> bool:
-    """What extra_args say about the watermark: on unless switched off."""
-    wanted = extra.get("wmcore", True)
-    if wanted not in (True, False):  # 1 and 0 are these
-        raise WatermarkError(f"wmcore is {wanted!r}, but must be true or false (1 or 0)")
-    return bool(wanted)
-
-
-def _shift(n: int, params: Any, lots: Iterator[str], resumed: bool) -> int:
-    """The first key row of a request: given, from its seed, or drawn and kept with its parameters.
-
-    Only a resumed request looks for a kept one: the requests of one call with n texts may share their parameters.
-    """
-    extra = params.extra_args or {}
-    if extra.get("wmcore_shift") is not None:
-        return int(extra["wmcore_shift"]) % n
-    if params.seed is not None:
-        return _hashed(f"shift\x00{int(params.seed)}") % n
-    if resumed and isinstance(extra.get(_DRAWN), int):
-        return int(extra[_DRAWN]) % n
-    drawn = _hashed(f"lot\x00{next(lots)}") % n
-    with contextlib.suppress(
-        AttributeError, TypeError
-    ):  # kept where parameters outlive a preemption
-        params.extra_args = {**extra, _DRAWN: drawn}
-    return drawn
-
-
-def _hashed(what: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"wmcore vllm {what}".encode()).digest()[:8], "little")
+def _settings(params: Any) -> Sampling:
+    return Sampling(
+        temperature=float(params.temperature),
+        top_k=int(params.top_k),
+        top_p=float(params.top_p),
+        min_p=float(params.min_p),
+        repetition=float(getattr(params, "repetition_penalty", 1.0)),
+        frequency=float(getattr(params, "frequency_penalty", 0.0)),
+        presence=float(getattr(params, "presence_penalty", 0.0)),
+    )
 
 
 def _lots(vllm_config: Any) -> Iterator[str]:
@@ -268,34 +187,13 @@ def _resumed(states: Any, slot: int) -> bool:
         return False
 
 
-@lru_cache(maxsize=1)
-def _load(path: str) -> Watermark:
-    return Watermark.load(path)
-
-
-def _installed() -> Watermark | None:
-    """The watermark that the environment names, if it names one."""
-    path = os.environ.get(ENVIRONMENT)
-    return _load(path) if path else None
-
-
-@lru_cache(maxsize=256)
-def _draw_of(watermark: Watermark, label: str | None) -> Any:
-    if label is not None:
-        watermark = replace(watermark, key=watermark.key.derive(label))
-    return sampling.watermarked(watermark)
-
-
-def _check_vocabulary(watermark: Watermark, vllm_config: Any, states: Any) -> None:
+def _vocabulary(vllm_config: Any, states: Any) -> int | None:
+    """The model's number of logits, where vLLM says it."""
     size = getattr(states, "vocab_size", None)
     model: Any = getattr(vllm_config, "model_config", None)
     if size is None and hasattr(model, "get_vocab_size"):
         size = model.get_vocab_size()
-    if size is not None and size < watermark.vocab_size:
-        raise WatermarkError(
-            f"{ENVIRONMENT}: the watermark's vocab_size {watermark.vocab_size} exceeds the model's {size} logits; "
-            "use the watermark made for this model"
-        )
+    return size
 
 
 def _processor_class() -> type:

@@ -18,6 +18,7 @@ import vllm_stubs
 from peers import wheels
 
 from wmcore import Detector, WatermarkError, sampling
+from wmcore.bindings import _serving
 from wmcore.bindings import vllm as binding
 from wmcore.key import Key
 from wmcore.truncate import penalised, truncated
@@ -60,7 +61,6 @@ def mark(tmp_path, monkeypatch):
     made = Watermark.create("exp", vocab_size=VOCAB, key_length=N, key=Key(bytes(range(32))))
     made.save(tmp_path / "mark.json")
     monkeypatch.setenv(binding.ENVIRONMENT, str(tmp_path / "mark.json"))
-    binding._load.cache_clear()
     return made
 
 
@@ -75,7 +75,8 @@ def v1():
 
 def row_of(params):
     """The key row of a request with a seed or a shift of its own."""
-    return binding._shift(N, params, iter(()), False)
+    wish = _serving.Wish.read(params.extra_args)
+    return binding._service().first_row(wish, params.seed, None)
 
 
 def logits_of(history):
@@ -292,7 +293,7 @@ def test_the_text_of_a_request_is_found(mark):
     assert found.shift == params.extra_args["_wmcore_drawn_shift"]
     resumed = v1()
     resumed.update_state(Update(1, added=[(0, params, [3], output)]))
-    assert resumed._requests[0].shift == found.shift
+    assert resumed._texts[0].stream.shift == found.shift
 
 
 def test_rows_drawn_without_a_seed(mark):
@@ -309,14 +310,14 @@ def test_rows_drawn_without_a_seed(mark):
             processor = binding._Processor(settings, slots)
             for slot in range(40):
                 processor.add_request(slot, shared)
-            last = processor._requests[39].shift
+            last = processor._texts[39].stream.shift
             slots.prefill_len = types.SimpleNamespace(np=np.full(40, 4))
             processor.add_request(0, shared)  # preempted with a token: the row that was kept
-            assert processor._requests.pop(0).shift == last
-            return [one.shift for one in processor._requests.values()]
+            assert processor._texts.pop(0).stream.shift == last
+            return [one.stream.shift for one in processor._texts.values()]
         processor = binding._Processor(settings, torch.device("cpu"), False)
         processor.update_state(Update(40, added=[(i, shared, [1], []) for i in range(40)]))
-        return [one.shift for one in processor._requests.values()]
+        return [one.stream.shift for one in processor._texts.values()]
 
     assert len(set(drawn("a"))) > 10
     assert drawn("a") == drawn("a")
@@ -332,7 +333,7 @@ def test_a_kept_row_that_a_client_sent_does_no_harm(mark):
         processor, params = v1(), Params(extra_args={"_wmcore_drawn_shift": kept})
         binding._Processor.validate_params(params)
         processor.update_state(Update(1, added=[(0, params, [1], [2])]))
-        assert 0 <= processor._requests[0].shift < N
+        assert 0 <= processor._texts[0].stream.shift < N
 
 
 def test_nothing_happens_without_a_watermark(monkeypatch):
@@ -357,7 +358,11 @@ def test_bad_requests_and_servers_are_named(mark):
         ({"wmcore_label": 3}, "wmcore_label is a int"),
         ({"wmcore_label": "\ud800"}, "wmcore_label holds half a surrogate pair"),
         ({"wmcore_shift": N}, "wmcore_shift 40 is outside 0 to 39"),
-        ({"wmcore_shift": 1.5}, "wmcore_shift 1.5"),
+        ({"wmcore_shift": 1.5}, "wmcore_shift 1.5 is not a whole number"),
+        (
+            {"wmcore_typo": 1},
+            "'wmcore_typo' is no field of wmcore: use one of wmcore, wmcore_label, wmcore_shift",
+        ),
     ]:
         with pytest.raises(ValueError, match=message):
             binding._Processor.validate_params(Params(extra_args=extra))

@@ -45,20 +45,20 @@ def threshold(p_value_threshold: float) -> float:
     return p_value_threshold
 
 
-def words(what: str, document: Any, most: int) -> np.ndarray:
-    """Token ids as uint32 [m]; WatermarkError unless they are whole numbers from 0 to `most`. what: its name."""
+def tokens_of(what: str, document: Any, most: int) -> np.ndarray:
+    """Token ids, integers [m]; WatermarkError unless they are whole numbers from 0 to `most`. what: its name."""
     try:
         array = token_ids(document)
         if array.size and not 0 <= array.min() <= array.max() <= most:
             raise ValueError(f"a token is outside 0 to {most}")
     except Exception as error:  # a foreign array's own, too
         raise WatermarkError(f"the {what} is not a sequence of token ids: {error}") from error
-    return array.astype(np.uint32)
+    return array
 
 
 def detect(
     documents: Iterable[Any],
-    read: Callable[[Any], tuple[np.ndarray, int]],
+    read: Callable[[Any], tuple[np.ndarray, np.ndarray, int]],
     kernel: Callable[..., None],
     settings: tuple,
     *,
@@ -68,7 +68,8 @@ def detect(
 ) -> list[GumbelDetection]:
     """Test each document.
 
-    read : its words, uint32 [m], and how many of them are context alone; WatermarkError becomes a result's `error`.
+    read : what stands before it, its tokens, and how many of both together are context alone; WatermarkError becomes
+        a result's `error`.
     kernel, settings : `gumbel_scores` with `Contexts`, or `murmur_scores` with `Marks`.
     variance : of a counted token's number, whose mean is 1.
     """
@@ -76,11 +77,11 @@ def detect(
     for place, document in enumerate(documents):
         results.append(GumbelDetection(0.0, 1.0, 0, False))
         try:
-            text, start = read(document)
+            before, text, start = read(document)
         except WatermarkError as error:
             results[place] = GumbelDetection(0.0, 1.0, 0, False, str(error))
             continue
-        texts.append(text)
+        texts.append((before, text))
         starts.append(start)
         places.append(place)
     score, counted = _scores(texts, starts, kernel, settings, threads)
@@ -97,7 +98,7 @@ def detect(
 
 
 def _scores(
-    texts: Sequence[np.ndarray],
+    texts: Sequence[tuple[np.ndarray, np.ndarray]],
     starts: Sequence[int],
     kernel: Callable[..., None],
     settings: tuple,
@@ -107,8 +108,9 @@ def _scores(
     from wmcore.kernels.cpu.threads import run, slices
 
     offsets = np.zeros(len(texts) + 1, np.int64)
-    np.cumsum([len(text) for text in texts], out=offsets[1:])
-    tokens = np.concatenate([*texts, np.empty(0, np.uint32)])
+    np.cumsum([before.size + text.size for before, text in texts], out=offsets[1:])
+    parts = [np.empty(0, np.uint32), *(part for text in texts for part in text)]
+    tokens = np.concatenate(parts, dtype=np.uint32, casting="unsafe")  # each fits
     first = np.array(starts, np.int64)
     score, counted = np.zeros(len(texts)), np.zeros(len(texts), np.int64)
     jobs = [

@@ -109,15 +109,14 @@ class SglangGumbelDetector:
             threads=self.threads,
         )
 
-    def _read(self, pair: tuple[Any, Any]) -> tuple[np.ndarray, int]:
+    def _read(self, pair: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray, int]:
         document, prompt = pair
-        text = _gumbel.words("document", document, _LARGEST_TOKEN)
+        text = _gumbel.tokens_of("document", document, _LARGEST_TOKEN)
         before = np.empty(0, np.uint32)
         if prompt is not None:
-            before = _gumbel.words("prompt", prompt, _LARGEST_TOKEN)[-self.context_window :]
-        if before.size == 0:
-            return text, min(self.context_window, text.size)
-        return np.concatenate([before, text]), before.size
+            before = _gumbel.tokens_of("prompt", prompt, _LARGEST_TOKEN)[-self.context_window :]
+        unknown = min(self.context_window, text.size)
+        return before, text, before.size or unknown
 
 
 def _key(name: str, key: object) -> int:

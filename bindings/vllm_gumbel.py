@@ -84,9 +84,8 @@ class GumbelDetector:
 
         before = np.full(self.context_width, PAD, np.uint32)
 
-        def read(document: Any) -> tuple[np.ndarray, int]:
-            text = _gumbel.words("document", document, PAD - 1)
-            return np.concatenate([before, text]), before.size
+        def read(document: Any) -> tuple[np.ndarray, np.ndarray, int]:
+            return before, _gumbel.tokens_of("document", document, PAD - 1), before.size
 
         keys, weights = np.array(self._keys, np.uint64), np.array(self._weights, np.float64)
         return _gumbel.detect(

@@ -28,8 +28,8 @@ class SglangGumbelDetector:
     Parameters
     ----------
     key, key_b : str
-        1 to 16 hexadecimal digits, with or without "0x", as in ``--watermark-config`` or in a request. key_b: None
-        unless the server has one.
+        1 to 16 hexadecimal digits, with or without "0x", as in ``--watermark-config`` or in a request (no numbers: 42
+        is not "42"). key_b: None unless the server has one.
     context_window : int
         Tokens that a token's number depends on, 1 to 64.
     p_value_threshold : float

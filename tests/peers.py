@@ -1,7 +1,7 @@
 """Peers for tests that compare with them: only what is already on the machine, named in the environment.
 
 PEERS=path[:path...] names checkouts of the published code and of MarkLLM; WMCORE_VLLM=path names a folder of unpacked
-vLLM wheels. Nothing is fetched. Tests without their peer are skipped.
+vLLM wheels, WMCORE_DYNAMO=path an unpacked ai-dynamo wheel. Nothing is fetched. Tests without their peer are skipped.
 """
 
 import os
@@ -29,3 +29,10 @@ def wheels():
     root = os.environ.get("WMCORE_VLLM")
     found = [] if not root else sorted(p.parent for p in Path(root).rglob("vllm/v1") if p.is_dir())
     return [path.parent for path in found]
+
+
+def dynamo():
+    """Dynamo's adapter for TensorRT-LLM in an unpacked wheel, or None."""
+    root = os.environ.get("WMCORE_DYNAMO")
+    path = Path(root or "") / "dynamo/trtllm/logits_processing/adapter.py"
+    return path if root and path.exists() else None

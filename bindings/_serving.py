@@ -259,7 +259,13 @@ def installed(server: str, logger: str) -> Service | None:
         raise WatermarkError(f"{name} is {shown(required)}, but must be 0 or 1")
     if not path and required == "1":
         raise WatermarkError(f"{name} is 1, but {variable(server)} names no watermark file")
-    return _service(path, logger, required == "1") if path else None
+    return opened(path, logger, required == "1") if path else None
+
+
+@lru_cache(maxsize=8)
+def opened(path: str, logger: str, required: bool) -> Service:
+    """The service of a watermark file: one in a process, so that it has one set of counts."""
+    return Service(Watermark.load(path), logger, required=required)
 
 
 def variable(server: str) -> str:
@@ -369,11 +375,6 @@ def _spaced(name: str) -> str:
 
 def _number(what: str) -> int:
     return int.from_bytes(hashlib.sha256(f"wmcore {what}".encode()).digest()[:8], "little")
-
-
-@lru_cache(maxsize=8)
-def _service(path: str, logger: str, required: bool) -> Service:
-    return Service(Watermark.load(path), logger, required=required)
 
 
 @lru_cache(maxsize=256)

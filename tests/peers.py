@@ -1,7 +1,8 @@
 """Peers for tests that compare with them: only what is already on the machine, named in the environment.
 
 PEERS=path[:path...] names checkouts of the published code and of MarkLLM; WMCORE_VLLM=path names a folder of unpacked
-vLLM wheels, WMCORE_SGLANG=path an unpacked SGLang wheel. Nothing is fetched. Tests without their peer are skipped.
+vLLM wheels, WMCORE_SGLANG=path an unpacked SGLang wheel, WMCORE_DYNAMO=path an unpacked ai-dynamo wheel. Nothing is
+fetched. Tests without their peer are skipped.
 """
 
 import dataclasses
@@ -54,3 +55,10 @@ class _Struct:
 
     def __init_subclass__(cls, **settings):
         dataclasses.dataclass(**settings)(cls)
+
+
+def dynamo():
+    """Dynamo's adapter for TensorRT-LLM in an unpacked wheel, or None."""
+    root = os.environ.get("WMCORE_DYNAMO")
+    path = Path(root or "") / "dynamo/trtllm/logits_processing/adapter.py"
+    return path if root and path.exists() else None

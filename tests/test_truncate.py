@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from wmcore import truncate
 from wmcore.errors import WatermarkError
-from wmcore.truncate import JOINT, SEQUENTIAL, penalised, truncated
+from wmcore.truncate import JOINT, SEQUENTIAL, nucleus, penalised, truncated
 
 TOP_P = 5e-6
 MIN_P = 1e-6
@@ -195,6 +195,13 @@ def test_logits_are_left_as_they_are(path):
     before = logits.clone()
     truncated(logits, *parameters(3, top_k=5, top_p=0.5, min_p=0.1))
     assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize("top_p", [0.3, 1.0])
+def test_a_nucleus_is_of_all_rows(path, top_p):
+    logits = torch.randn(3, 100, generator=torch.Generator().manual_seed(4))
+    parts = parameters(3, temperature=0.7, top_p=top_p)
+    check(logits, nucleus(logits, 0.7, top_p), parts, joint=False)
 
 
 def test_an_unknown_order_is_refused():

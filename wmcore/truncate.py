@@ -86,6 +86,14 @@ def truncated(
     return path(logits, temperature.float(), limits, order == JOINT)
 
 
+def nucleus(logits: Any, temperature: float, top_p: float) -> Any:
+    """`truncated` with the same temperature and top_p in all rows, and no more."""
+    import torch
+
+    one = torch.ones(len(logits), device=logits.device)
+    return truncated(logits, one * temperature, one.long() * 0, one * top_p, one * 0)
+
+
 class _Limits(NamedTuple):
     """The parameters of each row: tensors int64 [R], float32 [R], float32 [R]."""
 
@@ -118,8 +126,12 @@ def _by_torch(logits: Any, temperature: Any, limits: _Limits, joint: bool) -> An
 
     x = logits.float() / temperature[:, None]
     top = x.amax(dim=-1, keepdim=True)
-    likely = x - top >= limits.min_p.double().clamp(0, 1).log().float()[:, None]
-    law = x if joint else x.masked_fill(~likely, -torch.inf)
+    has_law = top.isfinite()
+    floor = limits.min_p.double().clamp(0, 1).log().float()[:, None]
+    left = x.masked_fill((x - top < floor) & has_law, -torch.inf)
+    if not bool(((limits.top_k > 0) | (limits.top_p < 1)).any()):
+        return left
+    law = x if joint else left
     least, ties, decided = _cut(law, limits, joint, PREFIX)
     rest = (~decided).nonzero().flatten()
     if len(rest):
@@ -127,7 +139,7 @@ def _by_torch(logits: Any, temperature: Any, limits: _Limits, joint: bool) -> An
         least[rest], ties[rest], _ = _cut(law[rest], some, joint, x.shape[-1])
     equal = x == least
     kept = (x > least) | (equal & (equal.cumsum(dim=-1) <= ties))
-    return x.masked_fill(~(kept & likely) & top.isfinite(), -torch.inf)
+    return left.masked_fill(~kept & has_law, -torch.inf)
 
 
 def _cut(law: Any, limits: _Limits, joint: bool, width: int) -> tuple[Any, Any, Any]:

@@ -6,6 +6,8 @@ With vLLM's meaning of the parameters, and for truncation SGLang's, too. All tak
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from wmcore.errors import WatermarkError
 
 SEQUENTIAL = "sequential"
@@ -110,14 +112,14 @@ def _by_kernel(logits: Any, temperature: Any, limits: _Limits, joint: bool) -> A
     from wmcore.kernels.cpu.truncate import truncate
 
     given = [one.detach().contiguous().numpy() for one in (logits.float(), temperature, *limits)]
-    out = torch.empty(logits.shape)
+    out = np.empty(logits.shape, np.float32)  # faster than torch's, whose pages glibc gives back each time
     cores = available()
     jobs = [
-        (*(array[a:b] for array in given), joint, out.numpy()[a:b])
+        (*(array[a:b] for array in given), joint, out[a:b])
         for a, b in slices(len(logits), cores)
     ]
     run(truncate, jobs, cores)
-    return out
+    return torch.from_numpy(out)
 
 
 def _by_torch(logits: Any, temperature: Any, limits: _Limits, joint: bool) -> Any:

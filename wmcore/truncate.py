@@ -112,11 +112,12 @@ def _by_kernel(logits: Any, temperature: Any, limits: _Limits, joint: bool) -> A
     from wmcore.kernels.cpu.truncate import truncate
 
     given = [one.detach().contiguous().numpy() for one in (logits.float(), temperature, *limits)]
-    out = np.empty(logits.shape, np.float32)  # faster than torch's, whose pages glibc gives back each time
+    out = np.empty(
+        logits.shape, np.float32
+    )  # faster than torch's, whose pages glibc gives back each time
     cores = available()
     jobs = [
-        (*(array[a:b] for array in given), joint, out[a:b])
-        for a, b in slices(len(logits), cores)
+        (*(array[a:b] for array in given), joint, out[a:b]) for a, b in slices(len(logits), cores)
     ]
     run(truncate, jobs, cores)
     return torch.from_numpy(out)

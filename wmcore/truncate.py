@@ -53,10 +53,12 @@ def truncated(
     ----------
     logits
         Float tensor [R, V] on any device. -inf means "never".
-    temperature, top_p, min_p
-        Tensors [R] on that device: temperature > 0; top_p 1 and min_p 0 for none.
+    temperature
+        Tensor [R] on that device, > 0.
     top_k
         Integer tensor [R] on that device; 0 or less, or V or more, for all.
+    top_p, min_p
+        Tensors [R] on that device; 1 and 0 for none.
     order
         `SEQUENTIAL` (vLLM, TensorRT-LLM): min-p, then top-k, then top-p, each of what the one before it left. Ties with
         the k-th token stay. A token stays while the mass before it is < top_p.

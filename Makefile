@@ -25,7 +25,7 @@ fuzz: $(VENV)/.have-test  ## damaged and hostile inputs: FUZZ=10000 of them; FUZ
 	FUZZ=$(FUZZ) FUZZ_SEED=$(FUZZ_SEED) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/fuzz -m fuzz
 
 slow: $(VENV)/.have-slow  ## every test but the GPU ones, Ray's included
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not gpu"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not gpu and not llamacpp"
 
 # mypy cannot follow an editable install of mapped folders, nor look past ./wmcore from here: it
 # runs inside a plain install of the package.

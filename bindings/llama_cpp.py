@@ -212,15 +212,14 @@ class Llama(llama_cpp.Llama):
     def _init_sampler(self, *args: Any, **kwargs: Any) -> Any:
         """A text begins: llama_cpp's chain of samplers, ours in it."""
         call = inspect.signature(super()._init_sampler).bind(*args, **kwargs)
-        self._text = None
         stream = self.service.open(
             self._asked.wish, _settings(call), seed=self._asked.seed, lot=next(self._lots)
         )
         sampler = super()._init_sampler(*args, **kwargs)
-        if stream is not None:
-            text = _Text(stream)
+        text = _Text(stream) if stream is not None else None
+        if text is not None:
             _insert(sampler, text)
-            self._text = text
+        self._text = text  # not before: where this raises, the text before goes on with its sampler
         return sampler
 
     @contextlib.contextmanager

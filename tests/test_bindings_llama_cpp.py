@@ -134,6 +134,8 @@ def test_a_token_outside_a_text_has_no_row(llm):
 def test_an_error_in_the_draw_is_raised(llm, monkeypatch):
     stream = llm.generate([1, 2, 3])
     next(stream)
+    with llm.marking(wmcore=True), pytest.raises(WatermarkError):
+        made(llm, 1, temp=0.0)  # the text before goes on, and is still looked at
     monkeypatch.setattr(np, "frombuffer", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         next(stream)

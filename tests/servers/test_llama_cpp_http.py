@@ -123,6 +123,8 @@ def test_completions_chats_and_streams_are_found(server, p_value):
 
 def test_a_seed_repeats_and_our_fields_are_not_heard(server, p_value):
     def write(**more):
+        # Else the prompt is still there, its last token is read again alone, and logits differ in the last digits.
+        server.post("completions", {"prompt": "Something else", "max_tokens": 1})
         return server.post("completions", {**STORY, **more})["choices"][0]["text"]
 
     assert write(seed=5) == write(seed=5) != write(seed=6)

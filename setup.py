@@ -40,6 +40,8 @@ CUDA13 = ["cupy-cuda13x>=14,<15", "nvidia-cuda-nvrtc>=13,<14"]
 NVRTC = "nvidia-cuda-nvrtc>=13,<14; sys_platform == 'linux' or sys_platform == 'win32'"
 # sentencepiece: for the tokenizers of translation models.
 PAPER = ["pyarrow>=17", "matplotlib>=3.9,<4", "sentencepiece>=0.2,<1"]
+# Built from source where it is installed: cmake and a C++ compiler.
+LLAMACPP = ["llama-cpp-python[server]>=0.3.36,<0.4"]
 TEST = [
     NVRTC,
     *("pytest>=8.3,<10", "pytest-timeout>=2.3,<3", "hypothesis>=6.100,<7"),
@@ -85,6 +87,7 @@ setup(
         "scan": [*TOKENIZER, *SCAN],
         "ray": [*TOKENIZER, *RAY],
         "paper": [*GENERATE, *PAPER],
+        "llamacpp": LLAMACPP,
         "test": TEST,
         "check": CHECK,
         "bench": BENCH,

@@ -68,7 +68,10 @@ class Wish:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a request is sampled; the names have their usual meaning. top_k 0 or less keeps all tokens."""
+    """How a request is sampled; the names have their usual meaning. top_k 0 or less keeps all tokens.
+
+    drawn_by : str, a sampler of the server's own that takes the place of the draw (mirostat), else empty.
+    """
 
     temperature: float = 1.0
     top_k: int = 0
@@ -77,6 +80,7 @@ class Sampling:
     repetition: float = 1.0
     frequency: float = 0.0
     presence: float = 0.0
+    drawn_by: str = ""
 
     @property
     def greedy(self) -> bool:
@@ -105,6 +109,11 @@ class Stream:
     def draw(self) -> sampling.Draw:
         """The draw from the text's key, one object for all texts of that key."""
         return _draw(self.watermark)
+
+    @property
+    def array_draw(self) -> sampling.ArrayDraw:
+        """The same for NumPy arrays, where there is no torch."""
+        return _array_draw(self.watermark)
 
     def row(self, position: int) -> int:
         """The key row of the token at a position, counted from the first new token."""
@@ -142,8 +151,8 @@ class Service:
     Attributes
     ----------
     counts : Counter
-        Of this process: "marked", "off" and "greedy" requests, "refused" ones, "unmarked tokens" and "texts with
-        unmarked tokens" (the row had no distribution), "key used again".
+        Of this process: "marked", "off" and "greedy" requests, those of a `Sampling.drawn_by`, "refused" ones,
+        "unmarked tokens" and "texts with unmarked tokens" (the row had no distribution), "key used again".
     """
 
     def __init__(self, watermark: Watermark, logger: str, *, required: bool = False) -> None:
@@ -178,7 +187,12 @@ class Service:
                 f"temperature {settings.temperature:g} draws no token, so the text cannot be watermarked:"
                 " raise it, or send wmcore false where that is allowed"
             )
-        return not settings.greedy
+        if settings.drawn_by and (wish.wanted or self.required):
+            raise WatermarkError(
+                f"{settings.drawn_by} draws the tokens itself, so the text cannot be watermarked:"
+                " switch it off, or send wmcore false where that is allowed"
+            )
+        return not settings.greedy and not settings.drawn_by
 
     def open(
         self,
@@ -209,7 +223,7 @@ class Service:
             The text goes on (after a preemption): it was counted and logged before.
         """
         if not self.admit(wish, settings):
-            why = "off" if wish.wanted is False else "greedy"
+            why = "off" if wish.wanted is False else settings.drawn_by or "greedy"
             if not resumed:
                 self.counts[why] += 1
                 self.logger.info("wmcore: request %snot marked: %s", _spaced(name), why)
@@ -387,3 +401,8 @@ def _labelled(watermark: Watermark, label: str | None) -> Watermark:
 @lru_cache(maxsize=256)
 def _draw(watermark: Watermark) -> sampling.Draw:
     return sampling.watermarked(watermark)
+
+
+@lru_cache(maxsize=256)
+def _array_draw(watermark: Watermark) -> sampling.ArrayDraw:
+    return sampling.on_arrays(watermark)

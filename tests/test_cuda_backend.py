@@ -157,6 +157,10 @@ def test_samplers_are_chosen_by_the_same_rule(shim, cuda_logits, monkeypatch, re
     monkeypatch.delenv("WMCORE_BACKEND")
     assert sampling.ordinary(3)(on_device, rows, 1.0).tolist() == expected
     assert shim.launched == ["exp_sample"]
+    monkeypatch.setenv("WMCORE_BACKEND", "cuda")
+    with pytest.raises(WatermarkError, match='"cuda" was asked for by WMCORE_BACKEND'):
+        sampling.on_arrays(Watermark.create("exp", vocab_size=50))
+    monkeypatch.delenv("WMCORE_BACKEND")
     with pytest.raises(
         WatermarkError, match='backend "cuda" was asked for, but the logits are on the cpu'
     ):

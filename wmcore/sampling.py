@@ -16,11 +16,13 @@ bfloat16 or float16) where they are, by a fused kernel on torch's current stream
 works there; if not, it says so in a warning and copies them to the CPU, as "cpu" does. CPU logits are
 read on the CPU; a named "cuda" refuses them. All give the same tokens. (An exp key of the published
 code is a table that draws on the CPU alone; a named "cuda" refuses it, too.)
+`on_arrays` is the same draw of NumPy arrays on the CPU, for those who have no torch.
 Time O(B * V); memory: one float32 copy of logits that are copied.
 """
 
 import os
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -44,13 +46,21 @@ class Draw(Protocol):
     ) -> Any: ...
 
 
+class ArrayDraw(Protocol):
+    """The draw of NumPy arrays: logits float32 [B, V], C-contiguous; rows int64 [B]; tokens int64 [B]."""
+
+    def __call__(
+        self, logits: NDArray[np.float32], rows: NDArray[np.int64], inverse_temperature: float
+    ) -> NDArray[np.int64]: ...
+
+
 def watermarked(watermark: "Watermark", backend: str = "auto") -> Draw:
     """The draw from a watermark's key: row j gives the token that xi_j and the logits determine.
 
     exp is exponential minimum sampling, its is inverse transform sampling: the two decoders of
     arXiv 2307.15593, section 2.
     """
-    numbers = watermark.key.numbers(watermark.sampler, watermark.key_length, watermark.vocab_size)
+    numbers = _numbers(watermark)
     if isinstance(numbers, UniformTable):
         named = backend != "auto" or "WMCORE_BACKEND" in os.environ
         if named and _resolved(backend).name != "cpu":
@@ -58,8 +68,21 @@ def watermarked(watermark: "Watermark", backend: str = "auto") -> Draw:
                 f'backend "{_resolved(backend).name}" was asked for, but a published exp key is a table that draws '
                 'on the CPU alone: use backend="cpu"'
             )
-        return _from_table(numbers.xi)
+        return partial(_on_host, partial(_from_table, numbers.xi))
     return _Fused(numbers, backend)
+
+
+def on_arrays(watermark: "Watermark") -> ArrayDraw:
+    """`watermarked` for NumPy arrays on the CPU, without torch. A WMCORE_BACKEND that names another is refused."""
+    numbers = _numbers(watermark)
+    if isinstance(numbers, UniformTable):
+        return partial(_from_table, numbers.xi)
+    backend = _resolved("auto" if "WMCORE_BACKEND" in os.environ else "cpu")
+    if backend.name != "cpu":
+        raise WatermarkError(
+            f'backend "{backend.name}" was asked for by WMCORE_BACKEND, but these logits are on the CPU: unset it'
+        )
+    return partial(_drawn, backend.sampler(numbers, None))
 
 
 def ordinary(seed: int | None, backend: str = "auto") -> Draw:
@@ -69,6 +92,10 @@ def ordinary(seed: int | None, backend: str = "auto") -> Draw:
     """
     words = np.random.SeedSequence(seed).generate_state(8) if seed is not None else _fresh_words()
     return _Fused(ExpNumbers(words.astype(np.uint32), DOMAIN_FRESH), backend)
+
+
+def _numbers(watermark: "Watermark") -> ExpNumbers | ItsNumbers | UniformTable:
+    return watermark.key.numbers(watermark.sampler, watermark.key_length, watermark.vocab_size)
 
 
 def _fresh_words() -> NDArray[np.uint32]:
@@ -93,7 +120,7 @@ class _Fused:
             self._samplers[place] = backend, backend.sampler(self._numbers, place[1])
         backend, sampler = self._samplers[place]
         if backend.name == "cpu":
-            return _on_host(sampler, logits, rows, inverse_temperature)
+            return _on_host(partial(_drawn, sampler), logits, rows, inverse_temperature)
         import torch
 
         stream = torch.cuda.current_stream(logits.device).cuda_stream
@@ -172,33 +199,45 @@ def on_device(
     return out
 
 
-def _on_host(sampler: Sampler, logits: Any, rows: Any, inverse_temperature: float) -> Any:
-    """The draw on the CPU: NumPy arrays, checked at once."""
+def _on_host(
+    draw: ArrayDraw, logits: Any, rows: Any, inverse_temperature: float, check: bool = True
+) -> Any:
+    """The draw of torch tensors on the CPU, checked at once."""
     import torch
 
     if torch.is_tensor(rows):
         rows = rows.cpu().numpy()
     x = np.ascontiguousarray(logits.detach().to("cpu", torch.float32).numpy())
+    return torch.from_numpy(draw(x, rows, inverse_temperature)).to(logits.device)
+
+
+def _drawn(
+    sampler: Sampler,
+    logits: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    inverse_temperature: float,
+) -> NDArray[np.int64]:
+    """An `ArrayDraw` with a sampler of the CPU."""
     out = np.empty(len(rows), np.int64)
-    sampler(x, "float32", rows, inverse_temperature, out, 0)
+    sampler(logits, "float32", rows, inverse_temperature, out, 0)
     _check(out.min(initial=0))
-    return torch.from_numpy(out).to(logits.device)
+    return out
 
 
-def _from_table(xi: NDArray[np.float32]) -> Draw:
+def _from_table(
+    xi: NDArray[np.float32],
+    logits: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    inverse_temperature: float,
+) -> NDArray[np.int64]:
     """exp with the numbers of a published key, a table [n, V]: these cannot be made one by one."""
-    import torch
-
-    table = torch.from_numpy(xi)
-
-    def draw(logits: Any, rows: Any, inverse_temperature: float, check: bool = True) -> Any:
-        x = logits.detach().to("cpu", torch.float32).nan_to_num(-torch.inf, torch.inf, -torch.inf)
-        gumbel = -(-table[torch.as_tensor(rows, device="cpu")].log()).log()
-        best, tokens = (x * inverse_temperature + gumbel).max(dim=1)
-        _check(0 if bool(best.isfinite().all()) else -1)
-        return tokens.to(logits.device)
-
-    return draw
+    x = np.where(np.isnan(logits), np.float32(-np.inf), logits)
+    with np.errstate(divide="ignore"):
+        values = x * np.float32(inverse_temperature) - np.log(-np.log(xi[rows]))
+    tokens = values.argmax(axis=1)
+    best = np.take_along_axis(values, tokens[:, None], axis=1)
+    _check(0 if np.isfinite(best).all() else -1)
+    return tokens
 
 
 def check_tokens(tokens: Any) -> None:

@@ -198,7 +198,7 @@ def _refuse_unmarked(config: Any) -> None:
             "wmcore: synthetic rejection sampling keeps drafted tokens whatever the watermark draws: use another"
             f" rejection_sample_method, or unset {ENVIRONMENT}"
         )
-    if drafts is not None and not config.use_v2_model_runner:
+    if drafts is not None and not getattr(config, "use_v2_model_runner", False):
         raise WatermarkError(
             "wmcore: under speculative decoding the V1 model runner leaves logits processors out, so no text would be"
             " watermarked: set VLLM_USE_V2_MODEL_RUNNER=1, start without --speculative-config, or unset"

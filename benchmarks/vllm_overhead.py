@@ -26,7 +26,7 @@ from vllm_reference import PROMPTS  # noqa: E402
 from wmcore import Watermark  # noqa: E402
 from wmcore.bindings.vllm import ENVIRONMENT  # noqa: E402
 
-BATCH, LENGTH, PAIRS = 16, 64, 7
+BATCH, LENGTH, PAIRS = 16, 32, 5
 SETTINGS = {
     "no truncation": {},
     "top-p 0.9": {"top_p": 0.9},

@@ -14,7 +14,8 @@ import hmac
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -162,10 +163,20 @@ class Service:
         self.logger = logging.getLogger(logger)
         self.counts: Counter[str] = Counter()
 
+    def read(self, fields: Mapping[str, Any] | None) -> Wish:
+        """`Wish.read` of a request to this server: an error is counted and logged."""
+        with self._refusing():
+            return Wish.read(fields)
+
     def admit(self, wish: Wish, settings: Sampling) -> bool:
         """Whether a request is marked. Raises WatermarkError if it may not be served as it asks."""
-        try:
+        with self._refusing():
             return self._admit(wish, settings)
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
         except WatermarkError as error:
             self.counts["refused"] += 1
             self.logger.warning("wmcore: request refused: %s", error)

@@ -88,7 +88,8 @@ class _Processor:
         service = _service()
         if service is not None:
             _check_guarded()
-        wish = Wish.read(sampling_params.extra_args)
+        read = Wish.read if service is None else service.read
+        wish = read(sampling_params.extra_args)
         admitted(service, SERVER, wish, _settings(sampling_params))
 
     def is_argmax_invariant(self) -> bool:

@@ -62,6 +62,10 @@ def test_what_cannot_be_honoured_is_refused_and_counted(mark, service):
         with pytest.raises(WatermarkError, match=message):
             one.admit(wish, settings)
         assert one.counts["refused"] == before + 1
+    with pytest.raises(WatermarkError, match="is no field of wmcore"):
+        strict.read({"wmcore_typo": 1})
+    assert strict.counts["refused"] == 3
+    assert strict.read({"wmcore_shift": 1}) == Wish(shift=1)
     assert service.admit(Wish(), Sampling())
     assert not service.admit(Wish(), greedy)
     assert not service.admit(Wish(False), Sampling())

@@ -1,10 +1,12 @@
 """SmolLM2 as a folder of transformers: servers do not read the package's GGUF file."""
 
+import sys
 from pathlib import Path
 
 from wmcore.models import load_model
 
-FOLDER = Path(__file__).resolve().parents[2] / "build" / "smollm2"
+FOLDER = Path(sys.prefix) / "smollm2"
+"""In the server's own environment, and gone with it."""
 
 
 def folder() -> Path:

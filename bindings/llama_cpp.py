@@ -289,7 +289,7 @@ def _settings(call: inspect.BoundArguments) -> Sampling:
     mirostat = call.arguments["mirostat_mode"] in (1, 2) and temperature > 0
     return Sampling(
         temperature=1.0 if temperature < 0 else float(temperature),  # below 0: llama_cpp's for 1
-        drawn_by="mirostat" if mirostat else "",
+        otherwise="mirostat" if mirostat else "",
     )
 
 

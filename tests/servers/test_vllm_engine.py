@@ -474,7 +474,7 @@ def test_a_tiny_cache_and_short_chunks(
     made = run(small, asked)
     texts = [(name, list(one.token_ids)) for name, v in made.items() for one in v.outputs]
     print(f"preemptions: {len(preempted)}, placeholders: {sum(placeholders)}")
-    assert len(preempted) >= 5
+    assert len(preempted) >= 3
     assert (sum(placeholders) > 0) == asynchronous
     assert len(lines) == len(texts)  # one for each text, however often it came
     hashes = {_serving.shift_hash(mark, shift): shift for shift in range(mark.key_length)}

@@ -1,15 +1,16 @@
 """The bindings against the packages they stand in for, on the same inputs: equal results, and the ratio of times.
 
     OMP_NUM_THREADS=1 taskset -c 0 env PEERS=path/to/watermark:path/to/MarkLLM WMCORE_VLLM=path/to/unpacked/wheels \\
-        python benchmarks/bindings.py
+        WMCORE_SGLANG=path/to/unpacked/wheel python benchmarks/bindings.py
 
 One core on each side, alternating; CPU seconds, so that other users of the machine do not matter. Peers are taken
-only from where the environment says; what is missing is skipped. Writes results/bindings.json.
+only from where the environment says; what is missing is skipped, and its figures in results/bindings.json stay.
 """
 
 import contextlib
 import importlib
 import io
+import itertools
 import json
 import sys
 import time
@@ -31,6 +32,7 @@ from tiny import llama, words  # noqa: E402
 
 from wmcore import SCHEMES  # noqa: E402
 from wmcore.bindings import jthickstun, markllm  # noqa: E402
+from wmcore.bindings.sglang_gumbel import SglangGumbelDetector  # noqa: E402
 from wmcore.bindings.vllm_gumbel import GumbelDetector  # noqa: E402
 
 VOCAB, N, M = 50272, 256, 80
@@ -83,6 +85,14 @@ def exact(a, b):
     if a != b:
         raise SystemExit(f"results differ: {a} and {b}")
     return "identical"
+
+
+def same_detections(a, b):
+    worst = max(abs(x.score - y.score) for x, y in zip(a, b, strict=True))
+    p = max(abs(x.p_value - y.p_value) for x, y in zip(a, b, strict=True))
+    if max(worst, p) > 1e-8:
+        raise SystemExit(f"scores differ by {worst}, p-values by {p}")
+    return f"scores within {worst:.0e}, p-values within {p:.0e}"
 
 
 def published():
@@ -206,19 +216,27 @@ def of_vllm():
             there = theirs.DualKeyGumbelWatermarkDetector(42, alpha=alpha)
         here = GumbelDetector(42, alpha=alpha, threads=1)
 
-        def same(a, b):
-            worst = max(abs(x.score - y.score) for x, y in zip(a, b, strict=True))
-            p = max(abs(x.p_value - y.p_value) for x, y in zip(a, b, strict=True))
-            if max(worst, p) > 1e-8:
-                raise SystemExit(f"scores differ by {worst}, p-values by {p}")
-            return f"scores within {worst:.0e}, p-values within {p:.0e}"
-
         lines.append(
             row(f"vLLM detector, {name}", f"200 documents of 300 tokens, context 4, {root.name}",
                 lambda t=there: [t.detect(text) for text in texts],
-                lambda h=here: h.detect(texts), same)
+                lambda h=here: h.detect(texts), same_detections)
         )  # fmt: skip
     vllm_stubs.forget()
+    return lines
+
+
+def of_sglang(theirs):
+    """SGLang's own per-document detector against the batch detector, one thread."""
+    texts = np.random.default_rng(1).integers(0, VOCAB, (200, 300)).tolist()
+    lines = []
+    for name, keys in (("one key", {}), ("two keys", {"key_b": "fedcba9876543210"})):
+        there = theirs.WatermarkDetector("0123456789abcdef", **keys)
+        here = SglangGumbelDetector("0123456789abcdef", threads=1, **keys)
+        lines.append(
+            row(f"SGLang detector, {name}", "200 documents of 300 tokens, context 4, 0.5.23",
+                lambda t=there: [t.detect_tokens(text).combined for text in texts],
+                lambda h=here: h.detect(texts), same_detections)
+        )  # fmt: skip
     return lines
 
 
@@ -232,22 +250,24 @@ def main():
     import tempfile
 
     torch.set_num_threads(1)
-    lines = []
+    found = {}
     if peers.wheels():
-        lines += of_vllm()
+        found["vLLM"] = of_vllm()
+    if theirs := peers.sglang_watermarking():
+        found["SGLang"] = of_sglang(theirs)
     if peers.PUBLISHED:
-        lines += published()
+        found["published"] = published()
     if peers.MARKLLM:
         with tempfile.TemporaryDirectory() as folder:
-            lines += of_markllm(Path(folder))
-    result = {
-        "machine": machine(),
-        "clock": "CPU seconds, one thread a side, medians",
-        "rows": lines,
-    }
-    (HERE / "results" / "bindings.json").write_text(json.dumps(result, indent=2) + "\n")
+            found["MarkLLM"] = of_markllm(Path(folder))
+    path = HERE / "results" / "bindings.json"
+    result = json.loads(path.read_text())
+    result["clock"] = "CPU seconds, one thread a side, medians"
+    for peer, lines in found.items():
+        result["peers"][peer] = {"machine": machine(), "rows": lines}
+    path.write_text(json.dumps(result, indent=2) + "\n")
     table = Table("what", "setting", "results", "theirs s", "ours s", "times faster")
-    for line in lines:
+    for line in itertools.chain.from_iterable(found.values()):
         table.add_row(*(str(value) for value in line.values()))
     Console().print(table)
 

@@ -8,19 +8,18 @@ import tables
 PAGES = sorted((tables.HERE.parent / "docs" / "bindings").glob("*.md"))
 
 
-def peers_of(prefix: str) -> str:
-    """The rows of bindings.json whose name starts with prefix."""
+def peers_of(peer: str) -> str:
+    """The rows of a peer in bindings.json."""
     rows = [
         [
-            line["what"].removeprefix(prefix).strip(),
+            line["what"].removeprefix(peer).strip(),
             line["setting"],
             line["equal"],
             seconds(line["theirs_seconds"]),
             seconds(line["ours_seconds"]),
             f"{line['times_faster']:,.1f} ×",
         ]
-        for line in tables.load("bindings")["rows"]
-        if line["what"].startswith(prefix)
+        for line in tables.load("bindings")["peers"][peer]["rows"]
     ]
     return tables.table(["what", "setting", "results", "theirs", "ours", "ratio"], rows)
 
@@ -50,8 +49,9 @@ if __name__ == "__main__":
     tables.SECTIONS = {
         "loop": loop,
         "draw": draw,
-        "published": lambda: peers_of("published "),
-        "markllm": lambda: peers_of("MarkLLM "),
-        "vllm": lambda: peers_of("vLLM "),
+        "published": lambda: peers_of("published"),
+        "markllm": lambda: peers_of("MarkLLM"),
+        "vllm": lambda: peers_of("vLLM"),
+        "sglang": lambda: peers_of("SGLang"),
     }
     tables.main()

@@ -288,6 +288,41 @@ def gumbel_score(text, width, keys, weights, deduplicate):
     return total, scored
 
 
+def murmur3(data):
+    """MurmurHash3 x86 32-bit of whole words of bytes, seed 0 (Appleby, smhasher)."""
+    state = 0
+    for i in range(0, len(data), 4):
+        k = int.from_bytes(data[i : i + 4], "little") * 0xCC9E2D51 % 2**32
+        k = (k << 15 | k >> 17) * 0x1B873593 % 2**32
+        state ^= k
+        state = ((state << 13 | state >> 19) * 5 + 0xE6546B64) % 2**32
+    state ^= len(data)
+    state = (state ^ state >> 16) * 0x85EBCA6B % 2**32
+    state = (state ^ state >> 13) * 0xC2B2AE35 % 2**32
+    return state ^ state >> 16
+
+
+def sglang_score(text, prompt, window, keys, share, most):
+    """(sum of -log(1 - u), tokens counted) of SGLang's watermark under one key or two; an empty prompt: unknown."""
+
+    def pack(*words):
+        return b"".join(word.to_bytes(4, "little") for word in words)
+
+    total, seen = 0.0, set()
+    tokens = [*prompt, *text]
+    for i in range(len(prompt) or window, len(tokens)):
+        context = tuple(tokens[max(0, i - window) : i])
+        if context in seen or len(seen) == most:
+            continue
+        seen.add(context)
+        hashed = pack(murmur3(pack(*context)))
+        packed = [key.to_bytes(8, "little") for key in keys]
+        coin = murmur3(b"".join(packed) + hashed)
+        key = packed[0] if len(keys) == 1 or coin < int(share * 2**32) else packed[1]
+        total -= math.log1p(-(murmur3(key + hashed + pack(tokens[i])) + 0.5) / 2**32)
+    return total, len(seen)
+
+
 # Free and local alignments with scores
 
 

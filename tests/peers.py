@@ -1,10 +1,14 @@
 """Peers for tests that compare with them: only what is already on the machine, named in the environment.
 
 PEERS=path[:path...] names checkouts of the published code and of MarkLLM; WMCORE_VLLM=path names a folder of unpacked
-vLLM wheels. Nothing is fetched. Tests without their peer are skipped.
+vLLM wheels, WMCORE_SGLANG=path an unpacked SGLang wheel. Nothing is fetched. Tests without their peer are skipped.
 """
 
+import dataclasses
+import importlib.util
 import os
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -29,3 +33,24 @@ def wheels():
     root = os.environ.get("WMCORE_VLLM")
     found = [] if not root else sorted(p.parent for p in Path(root).rglob("vllm/v1") if p.is_dir())
     return [path.parent for path in found]
+
+
+def sglang_watermarking():
+    """SGLang's own watermarking package, which needs nothing else of SGLang, or None."""
+    root = os.environ.get("WMCORE_SGLANG")
+    if not root:
+        return None
+    if importlib.util.find_spec("msgspec") is None:
+        sys.modules["msgspec"] = types.SimpleNamespace(Struct=_Struct)
+    folder = Path(root) / "sglang/srt/sampling/watermarking"
+    spec = importlib.util.spec_from_file_location("sglang_watermarking", folder / "__init__.py")
+    package = sys.modules["sglang_watermarking"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(package)
+    return package
+
+
+class _Struct:
+    """As much of msgspec's as SGLang's detector needs."""
+
+    def __init_subclass__(cls, **settings):
+        dataclasses.dataclass(**settings)(cls)

@@ -8,11 +8,11 @@ import pytest
 import torch
 import vllm_stubs
 from peers import wheels
-from scipy import stats
+from scipy import special, stats
 
 from wmcore import WatermarkError
 from wmcore.bindings import _gumbel
-from wmcore.bindings.vllm_gumbel import GumbelDetector, stack
+from wmcore.bindings.vllm_gumbel import GumbelDetector, dual_keys, stack
 from wmcore.kernels.cpu import philox
 
 # Twenty tokens drawn by the GumbelWatermarker of vLLM 0.33.0 on its CPU path (key 42, context width 4, 100 equal
@@ -51,6 +51,7 @@ def test_recorded_values(text, settings, score, p_value, counted):
     (found,) = GumbelDetector(**settings).detect([text])
     assert found.score == pytest.approx(score, rel=1e-12)
     assert found.p_value == pytest.approx(p_value, rel=1e-8)
+    assert found.log_p_value == pytest.approx(math.log(p_value), rel=1e-8)
     assert found.num_scored_tokens == counted
     assert found.is_watermarked == (p_value <= 0.01)
 
@@ -70,7 +71,7 @@ def test_philox_known_answers():
 def test_scores_equal_the_definition(width, deduplicate):
     texts = documents()
     for key, alpha in [(0, None), (2**64 - 1, None), (42, 0.1), (7, 1.0)]:
-        keys = [key] if alpha is None else _gumbel.dual_keys(key)
+        keys = [key] if alpha is None else dual_keys(key)
         weights = [1.0] if alpha is None else [1 - alpha, alpha]
         detector = GumbelDetector(
             key, width, deduplicate_contexts=deduplicate, alpha=alpha, threads=3
@@ -94,6 +95,31 @@ def test_p_values_are_gamma_tails_and_uniform_without_the_watermark():
     assert 0 < found["is_watermarked"].mean() < 0.03
     half = stack(GumbelDetector(42, alpha=0.5).detect(texts))
     assert stats.kstest(half["p_value"], "uniform").pvalue > 1e-4
+
+
+def log_tail(x, shape):
+    """Up from shape 1/2 or 1: Q(a + 1, x) = Q(a, x) + x**a exp(-x) / Gamma(a + 1)."""
+    a = shape % 1 or 1.0
+    found = -x if a == 1 else math.log(2) + special.log_ndtr(-math.sqrt(2 * x))
+    while a < shape:
+        found = np.logaddexp(found, a * math.log(x) - x - math.lgamma(a + 1))
+        a += 1
+    return found
+
+
+@pytest.mark.parametrize("variance", [1.0, 2 / 3, 2.0])
+def test_logarithms_of_p_do_not_underflow(variance):
+    counted = np.array([0, 1, 6, 300, 4096, 99999])
+    for mean in (0.5, 1.0, 1.4, 3.0, 1000.0):
+        score = counted * mean
+        p_value, log_p_value = _gumbel.tails(score, counted, variance)
+        exact = [
+            log_tail(s / variance, n / variance) if n else 0
+            for s, n in zip(score, counted, strict=True)
+        ]
+        assert log_p_value == pytest.approx(np.array(exact), rel=1e-9, abs=1e-9)
+        assert p_value == pytest.approx(np.exp(log_p_value), rel=1e-8)
+    assert p_value[-1] == 0
 
 
 def test_any_array_and_one_bad_document():

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .contexts import first_contexts, table_size
 from .jit import njit
 
 CONTEXT_DOMAIN = 0x574D4358
@@ -91,29 +92,6 @@ def token_words(padded, width, key, state, out):
         out[i] = word
 
 
-@njit(nogil=True)
-def first_contexts(padded, width, state, table, out):
-    """out[i] = whether token i is the first of the text after its context. table: int64, a power of two > m."""
-    mask = table.size - 1
-    table[:] = -1
-    for i in range(out.size):
-        slot = (state[0, i] ^ (state[1, i] << np.uint32(7))) & mask
-        out[i] = True
-        while table[slot] >= 0:
-            other = table[slot]
-            same = True
-            for j in range(width):
-                if padded[other + j] != padded[i + j]:
-                    same = False
-                    break
-            if same:
-                out[i] = False
-                break
-            slot = (slot + 1) & mask
-        if out[i]:
-            table[slot] = i
-
-
 class Contexts(NamedTuple):
     """How a token's number is made of its context: width, tokens of it; keys: uint64 [K]; weights: float64 [K];
     deduplicate: bool, count a token only where its context is new in the text."""
@@ -125,36 +103,31 @@ class Contexts(NamedTuple):
 
 
 @njit(nogil=True, cache=True)
-def gumbel_scores(tokens, offsets, first, last, contexts, score, counted):
+def gumbel_scores(tokens, offsets, starts, first, last, contexts, score, counted):
     """score[a] = the weighted sum of -log(1 - u) over the tokens of text a, counted[a] how many, a in [first, last).
 
-    tokens: uint32 [sum m]; offsets: int64 [N + 1]; contexts: `Contexts`; score: float64 [N]; counted: int64 [N].
-    u = (1 + word >> 8) / (2**24 + 1), rounded to float32.
+    tokens: uint32 [sum m]; offsets: int64 [N + 1]; starts: int64 [N], the width: each text stands after that many times
+    PAD; contexts: `Contexts`; score: float64 [N]; counted: int64 [N]. u = (1 + word >> 8) / (2**24 + 1), rounded to
+    float32.
     """
     width, keys, weights, deduplicate = contexts
     longest = 0
     for a in range(first, last):
         longest = max(longest, offsets[a + 1] - offsets[a])
-    size = 16
-    while size < 2 * longest:
-        size *= 2
-    table = np.empty(size if deduplicate else 1, np.int64)
-    padded = np.full(width + longest, PAD, np.uint32)
+    table = np.empty(table_size(longest) if deduplicate else 1, np.int64)
     words = np.empty(longest, np.uint32)
     fresh = np.ones(longest, np.bool_)
     for a in range(first, last):
-        m = offsets[a + 1] - offsets[a]
-        padded[width : width + m] = tokens[offsets[a] : offsets[a + 1]]
+        padded, start = tokens[offsets[a] : offsets[a + 1]], starts[a]
+        m = padded.size - start
         state = np.empty((4, m), np.uint32)
         score[a] = 0.0
         counted[a] = m
         for key in range(keys.size):
             token_words(padded, width, keys[key], state, words[:m])
             if key == 0 and deduplicate:
-                slots = 16
-                while slots < 2 * m:
-                    slots *= 2
-                first_contexts(padded, width, state, table[:slots], fresh[:m])
+                slots = table[: table_size(m)]
+                first_contexts(padded, start, width, state[0], slots, fresh[:m])
                 counted[a] = fresh[:m].sum()
             total = 0.0
             for i in range(m):

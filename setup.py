@@ -94,8 +94,9 @@ setup(
     },
     entry_points={
         "console_scripts": ["wmcore = wmcore.cli.main:main"],
-        # Idle unless the server names a watermark: see bindings/vllm.py.
+        # Idle unless the server names a watermark: see bindings/vllm.py, bindings/sglang.py.
         "vllm.logits_processors": ["wmcore = wmcore.bindings.vllm:WatermarkLogitsProcessor"],
+        "sglang.srt.plugins": ["wmcore = wmcore.bindings.sglang:register"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

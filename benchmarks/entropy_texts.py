@@ -30,6 +30,7 @@ from wmcore import Key, Watermark
 from wmcore.generation import MAX_ROWS
 from wmcore.sampling import Draw, ordinary, watermarked
 from wmcore.stepping import Stepper
+from wmcore.truncate import nucleus
 
 MODEL = "smollm2"
 KEY_LENGTH = 256
@@ -284,7 +285,7 @@ def _draw(
     stepper = Stepper(model, prompts, setting.new_tokens)
     columns: list[tuple[Any, Any, Any]] = []
     for step in range(setting.new_tokens):
-        logits = _warped(setting, stepper.logits())
+        logits = nucleus(stepper.logits(), setting.temperature, setting.top_p)
         tokens = torch.cat([writer(logits, step) for writer in writers])
         log_law = logits.log_softmax(-1)
         probability = log_law.gather(1, tokens[:, None])[:, 0].exp()
@@ -295,25 +296,6 @@ def _draw(
             break
         stepper.append(tokens)
     return tuple(torch.stack(column, 1) for column in zip(*columns, strict=True))
-
-
-def _warped(setting: Setting, logits: Any) -> Any:
-    """logits / temperature with -inf outside the nucleus, float [B, V], as `wmcore.truncate` makes them.
-
-    The likeliest 2,048 tokens nearly always hold the nucleus, in a sixth of the time that sorting them all takes.
-    """
-    import torch
-
-    logits = logits.float() / setting.temperature
-    if setting.top_p == 1:
-        return logits
-    for size in (2048, logits.shape[-1]):
-        p, order = logits.softmax(-1).topk(size)
-        inside = p.cumsum(1) - p < setting.top_p
-        if not bool(inside[:, -1].any()):
-            break
-    kept = logits.gather(1, order).masked_fill(~inside, -torch.inf)
-    return torch.full_like(logits, -torch.inf).scatter_(1, order, kept)
 
 
 def without_prompt(model: Any, tokenizer: Any, texts: list[list[int]]) -> list[list[float]]:

@@ -53,6 +53,35 @@ def exp_scores(logits, inverse_temperature, words):
     return scores
 
 
+def truncated(x, top_k, top_p, min_p, joint):
+    """The tokens that top-k, top-p and min-p leave of a row x of scaled logits: a set, sums in float64.
+
+    joint: all three of the whole law, as SGLang; else min-p, then top-k, then top-p, each of what is left, as vLLM.
+    """
+    order = sorted(range(len(x)), key=lambda token: (-x[token], token))
+    top = x[order[0]]
+    weight = [math.exp(value - top) for value in x]
+    k = top_k if 0 < top_k < len(x) else len(x)
+    left = order
+    if not joint:
+        left = [token for token in order if weight[token] >= min(min_p, 1)]
+        kth = x[left[min(k, len(left)) - 1]]
+        left = [token for token in left if x[token] >= kth]
+    total = math.fsum(weight[token] for token in left)
+    kept = set()
+    before = 0.0
+    for token in left:
+        inside = before <= top_p * total if joint else before < top_p * total
+        inside = inside or top_p >= 1
+        if joint:
+            inside = inside and len(kept) < k and weight[token] >= min_p
+        if kept and not inside:
+            break
+        kept.add(token)
+        before += weight[token]
+    return kept
+
+
 def its_weights(logits, inverse_temperature):
     """round(exp((logit - greatest) * inverse_temperature) * 2**30); 0 for -inf and NaN."""
     top = max(logit for logit in logits if not math.isnan(logit))

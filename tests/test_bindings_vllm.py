@@ -381,32 +381,6 @@ def test_the_entry_point_is_declared():
     assert isinstance(getattr(importlib.import_module(module), name), type)
 
 
-def test_truncation_by_hand():
-    logits = torch.log(torch.tensor([[0.5, 0.25, 0.15, 0.1]]))
-
-    def kept(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
-        settings = [torch.tensor([v]) for v in (temperature, top_k, top_p, min_p)]
-        return torch.isfinite(truncated(logits, *settings))[0].tolist()
-
-    assert kept() == [True] * 4
-    assert kept(top_k=2) == [True, True, False, False]
-    assert kept(top_k=9) == [True] * 4
-    assert kept(top_p=0.6) == [True, True, False, False]
-    assert kept(top_p=1e-9) == [True, False, False, False]
-    assert kept(min_p=0.25) == [True, True, True, False]
-    assert kept(min_p=0.25, temperature=0.5) == [True, True, False, False]
-    assert kept(top_k=3, top_p=0.8) == [True, True, False, False]
-    row = penalised(
-        torch.tensor([2.0, -2.0, 1.0]),
-        [1, 9],
-        [0, 0, -1],
-        repetition=2.0,
-        frequency=0.1,
-        presence=0.5,
-    )
-    assert row.tolist() == pytest.approx([1.0 - 0.2 - 0.5, -4.0, 1.0])
-
-
 def test_the_class_needs_no_vllm_and_takes_the_bases_there_are(monkeypatch):
     for name in binding._INTERFACES:
         monkeypatch.setitem(sys.modules, name, None)

@@ -18,7 +18,6 @@ import tiny_study
 import torch
 from tiny_study import END, NEWS, V, make, spoken
 
-from wmcore import truncate
 from wmcore.errors import WatermarkError
 from wmcore.generation import generate
 from wmcore.key import Key
@@ -40,7 +39,6 @@ from wmcore.paper.texts import (
     secret_of,
     shift_of,
 )
-from wmcore.paper.writing import warped
 from wmcore.watermark import Watermark
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -485,26 +483,6 @@ def test_no_law_is_known_of_a_text_of_no_tokens_or_of_people():
     for tokens in (np.zeros(0, np.int64), np.arange(4)):
         found = law(Text(0, tokens, "", none, none), None)
         assert np.isnan(list(found.values())).all()
-
-
-@pytest.mark.parametrize("temperature", [0.3, 0.7, 1.0, 1.7])
-@pytest.mark.parametrize("top_p", [1e-6, 0.1, 0.5, 0.9, 0.999, 1.0])
-def test_laws_are_cut_as_elsewhere_in_wmcore(top_p, temperature):
-    rng = np.random.default_rng(3)
-    for vocab_size, spread in [(1, 1), (2, 1), (60, 3), (5000, 0.1), (5000, 3), (5000, 20)]:
-        logits = torch.from_numpy(rng.normal(0, spread, (7, vocab_size)).astype(np.float32))
-        full = [torch.full((7,), float(number)) for number in (temperature, top_p, 0)]
-        every = torch.zeros(7, dtype=torch.int64)
-        expected = truncate.truncated(logits, full[0], every, full[1], full[2])
-        found = warped(logits.clone(), temperature, top_p)
-        assert found.dtype == torch.float32
-        both = found.isfinite() & expected.isfinite()
-        assert torch.equal(found[both], expected[both])
-        # Where the sum of what is likelier is top_p but for rounding, a token may be in or out.
-        p = (logits.double() / temperature).softmax(-1).numpy()
-        for row, i in np.argwhere((found.isfinite() != expected.isfinite()).numpy()):
-            assert p[row, p[row] > p[row, i]].sum() == pytest.approx(top_p, abs=1e-5)
-            assert top_p == 0.999
 
 
 def test_what_a_piece_took_is_said(study):

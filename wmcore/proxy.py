@@ -39,7 +39,7 @@ def log_probabilities(
     import torch
 
     from wmcore.stepping import language_model
-    from wmcore.truncate import truncated
+    from wmcore.truncate import nucleus
 
     device = language_model(model).get_input_embeddings().weight.device
     ids = torch.tensor([[*before, *tokens]], device=device)
@@ -49,10 +49,7 @@ def log_probabilities(
         wanted = ids[0, len(before) :, None].to(logits.device)
         for first in range(0, len(logits), _ROWS):
             scaled = logits[first : first + _ROWS].float() / temperature
-            kept = scaled
-            if top_p < 1:
-                one = scaled.new_ones(len(scaled))
-                kept = truncated(scaled, one, torch.zeros_like(one).long(), one * top_p, one * 0)
+            kept = nucleus(scaled, 1.0, top_p) if top_p < 1 else scaled
             found.append(scaled.gather(1, wanted[first : first + _ROWS])[:, 0] - kept.logsumexp(-1))
     # NaN stays, and is refused where z is read.
     return np.clip(torch.cat(found).cpu().numpy().astype(np.float64), _LEAST, 0.0)

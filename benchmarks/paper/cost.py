@@ -16,8 +16,9 @@ from wmcore.paper.sizes import Size
 from wmcore.paper.study import Study, model_of, vocab_size_of
 from wmcore.paper.testing import TESTS
 from wmcore.paper.texts import TextSet, load, secret_of
-from wmcore.paper.writing import all_prompts, warped
+from wmcore.paper.writing import all_prompts
 from wmcore.stepping import Stepper
+from wmcore.truncate import nucleus
 
 BATCH = 16
 STEPS = 24
@@ -94,7 +95,7 @@ def _write(study: Study, method: str) -> tuple[float, float]:
         for step in range(STEPS):
             if step == 1:
                 start, drawing = time.perf_counter(), 0.0
-            logits = warped(stepper.logits()[:, :vocab_size], 1.0, 1.0)
+            logits = nucleus(stepper.logits()[:, :vocab_size], 1.0, 1.0)
             _wait(logits)
             before = time.perf_counter()
             drawn = writer(ids.to(logits.device), logits, step)

@@ -13,9 +13,7 @@ from wmcore.paper.prompts import Prompt
 from wmcore.paper.study import Study, model_of, tokenizer_of
 from wmcore.paper.texts import Text, TextSet, address, numbers, secret_of, shift_of
 from wmcore.stepping import Stepper, batches, may_pad
-
-_NUCLEUS = 2048
-"""The likeliest tokens, which nearly always hold the nucleus, in a sixth of the time that sorting them all takes."""
+from wmcore.truncate import nucleus
 
 
 @lru_cache(maxsize=8)
@@ -99,7 +97,7 @@ def _write(study: Study, texts: TextSet, model: Any, given: dict[int, list[int]]
     laws: list[tuple[Any, Any]] = []
     done = torch.zeros(len(given), dtype=torch.bool)
     for step in range(texts.new_tokens):
-        logits = warped(stepper.logits()[:, : batch.vocab_size], texts.temperature, texts.top_p)
+        logits = nucleus(stepper.logits()[:, : batch.vocab_size], texts.temperature, texts.top_p)
         log_law = logits.log_softmax(-1)
         entropy = (log_law.exp() * -log_law.nan_to_num(neginf=0.0)).sum(-1)
         drawn = writer(ids[:, : width + step], logits, step).to(ids.device)
@@ -130,21 +128,3 @@ def _ends(model: Any, tokenizer: Any) -> frozenset[int]:
         if found is not None:
             return frozenset([found] if isinstance(found, int) else found)
     return frozenset()
-
-
-def warped(logits: Any, temperature: float, top_p: float) -> Any:
-    """logits / temperature, float32 [B, V], with -inf outside the nucleus, as `wmcore.truncate` makes them."""
-    import torch
-
-    logits = logits.float() / temperature
-    if top_p == 1:
-        return logits
-    total = logits.logsumexp(-1, keepdim=True)
-    for size in sorted({min(_NUCLEUS, logits.shape[-1]), logits.shape[-1]}):
-        kept, order = logits.topk(size)
-        p = (kept - total).exp()
-        inside = p.cumsum(1) - p < top_p
-        if not bool(inside[:, -1].any()):
-            break
-    kept = kept.masked_fill(~inside, -torch.inf)
-    return torch.full_like(logits, -torch.inf).scatter_(1, order, kept)

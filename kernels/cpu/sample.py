@@ -181,9 +181,9 @@ def _lowest_best(scores, tokens):
 
 
 @njit(nogil=True)
-def _weight(x):
-    """round(exp(x) * 2**30), i32x16, for x <= 0 or NaN (0); exp is a minimax fit of error 3e-9."""
-    low = splat_f32(np.float32(-30))
+def scaled_exp(x, least, exponent):
+    """exp(x) * 2**exponent, sixteen at a time: a minimax fit of error 3e-9; NaN and x <= least count as least."""
+    low = splat_f32(least)
     x = where_greater_f32(x, low, x, low)
     magic = splat_f32(np.float32(3 << 22))  # x + magic - magic rounds x to the nearest integer
     k = fma(x, splat_f32(LOG2_E), magic) - magic
@@ -195,7 +195,13 @@ def _weight(x):
     r = fma(r, f, splat_f32(np.float32(0.1666652113199234)))
     r = fma(r, f, splat_f32(np.float32(0.4999999403953552)))
     mantissa = float_bits(fma(f * f, r, f) + splat_f32(np.float32(1)))
-    scaled = bits_float(mantissa + shift_left(float_to_int(k) + splat_i32(30), 23))
+    return bits_float(mantissa + shift_left(float_to_int(k) + splat_i32(exponent), 23))
+
+
+@njit(nogil=True)
+def _weight(x):
+    """round(exp(x) * 2**30), i32x16, for x <= 0 or NaN (0)."""
+    scaled = scaled_exp(x, np.float32(-30), 30)
     whole = splat_f32(np.float32(1 << 23))  # from here on floats are integers
     half = splat_f32(np.float32(0.5))
     return float_to_int(scaled + where_greater_f32(whole, scaled, half, splat_f32(np.float32(0))))

@@ -3,7 +3,7 @@
 Numba keeps arrays in memory, not in registers. These types wrap an LLVM vector, so that a kernel can hold
 rows of a table in registers; LLVM lowers them to AVX-512, AVX2, SSE or NEON, whatever the machine has.
 Only operations whose result is the same on every machine are offered: wrap-around integer arithmetic,
-IEEE float add/mul/fma (no fast-math), and conversions that are exact or round to nearest even.
+IEEE float add/mul/div/fma (no fast-math), and conversions that are exact or round to nearest even.
 
 Loads and stores take (array, element index): the array must be C-contiguous; no bounds are checked.
 """
@@ -209,6 +209,7 @@ def _either(integer, floating):
 _add = _binary(_either("add", "fadd"), _ALL)
 _sub = _binary(_either("sub", "fsub"), _ALL)
 _mul = _binary(_either("mul", "fmul"), _ALL)
+_div = _binary(lambda builder, vector, a, b: builder.fdiv(a, b), (f32x16,))
 _and = _binary(lambda builder, vector, a, b: builder.and_(a, b))
 _or = _binary(lambda builder, vector, a, b: builder.or_(a, b))
 _xor = _binary(lambda builder, vector, a, b: builder.xor(a, b))
@@ -238,6 +239,7 @@ for _symbol, _op in (
     (operator.add, _add),
     (operator.sub, _sub),
     (operator.mul, _mul),
+    (operator.truediv, _div),
     (operator.and_, _and),
     (operator.or_, _or),
     (operator.xor, _xor),
@@ -330,6 +332,18 @@ less_equal_mask = _mask(lambda builder, a, b: builder.icmp_signed("<=", a, b))
 
 greater_mask_f32 = _mask(lambda builder, a, b: builder.fcmp_ordered(">", a, b))
 """Bit l of the result says whether a[l] > b[l] (floats; false for NaN)."""
+
+
+@intrinsic
+def lowest_bit(typingctx, mask):
+    """The place of the lowest bit of an int64 mask that is not 0."""
+    if mask != types.int64:
+        return None
+
+    def codegen(context, builder, signature, args):
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(mask), codegen
 
 
 def _select(build):

@@ -1,19 +1,19 @@
 """SGLang's parts that our binding meets: stubs of them, or an unpacked wheel's own files where one is given.
 
-The stubs do what the wheel's files say (0.5.23): a request, a batch's sampling info with filter and merge, the sampler's
-two steps, the hooks. With a wheel, `custom_logit_processor`, `sampling_batch_info`, `sampler`, `hook_registry` and the
-plugin loader are the wheel's own, and only what they import is stubbed. SGLang is not run.
+The stubs do what the wheel's files say (0.5.23): a request, a batch's sampling info with filter and merge, the two
+steps of the sampler, the hooks. With a wheel, `custom_logit_processor`, `sampling_batch_info`, `sampler`,
+`hook_registry` and the plugin loader are its own, and only what they import is stubbed. SGLang is not run.
 """
 
 import contextlib
 import dataclasses
 import functools
 import importlib
+import json
 import sys
 import types
 from array import array
 from enum import Enum
-from unittest import mock
 
 import torch
 
@@ -236,7 +236,7 @@ def forget():
 
 
 def load(backend, resolved=None, wheel=None):
-    """Make `sglang.srt` importable, as in a server started with a sampling backend; `resolved`: what it takes for it."""
+    """Make `sglang.srt` importable, as in a server started with a sampling backend; it may take another, `resolved`."""
     forget()
     args = ServerArgs(sampling_backend=backend)
     answers = Exec(resolved or backend or "pytorch")
@@ -258,10 +258,10 @@ def load(backend, resolved=None, wheel=None):
     module(f"{ROOT}.hardware_backend")
     module(f"{ROOT}.hardware_backend.mlx")
     module(f"{ROOT}.hardware_backend.mlx.runtime", use_mlx=lambda: False)
-    sampling = module(f"{ROOT}.sampling", [one / "sampling" for one in srt])
+    module(f"{ROOT}.sampling", [one / "sampling" for one in srt])
     module(f"{ROOT}.sampling.sampling_params", SamplingParams=Params, TOP_K_ALL=ALL_TOKENS)
     if wheel is not None:
-        return _wheel(srt[0], sampling)
+        return _wheel(srt[0])
     module(f"{ROOT}.sampling.custom_logit_processor", CustomLogitProcessor=CustomLogitProcessor)
     module(f"{ROOT}.sampling.sampling_batch_info", SamplingBatchInfo=SamplingBatchInfo)
     factories = {}
@@ -276,11 +276,9 @@ def load(backend, resolved=None, wheel=None):
     return None
 
 
-def _wheel(srt, sampling):
+def _wheel(srt):
     """What the wheel's own files import, stubbed; then those files."""
-    for name in ("orjson", "msgspec", "dill"):
-        if importlib.util.find_spec(name) is None:
-            sys.modules[name] = mock.MagicMock(name=name)
+    sys.modules.setdefault("orjson", json)
     none = lambda *a, **k: None  # noqa: E731
     module("sglang.kernels")
     module("sglang.kernels.ops")

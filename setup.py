@@ -96,6 +96,7 @@ setup(
         "console_scripts": ["wmcore = wmcore.cli.main:main"],
         # Idle unless the server names a watermark: see bindings/vllm.py, bindings/sglang.py.
         "vllm.logits_processors": ["wmcore = wmcore.bindings.vllm:WatermarkLogitsProcessor"],
+        "vllm.general_plugins": ["wmcore = wmcore.bindings.vllm:guard"],
         "sglang.srt.plugins": ["wmcore = wmcore.bindings.sglang:register"],
     },
     classifiers=[

@@ -68,7 +68,10 @@ class Wish:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a request is sampled; the names have their usual meaning. top_k 0 or less keeps all tokens."""
+    """How a request is sampled; the names have their usual meaning. top_k 0 or less keeps all tokens.
+
+    otherwise : str, what picks the tokens if no draw does ("beam search"), else "".
+    """
 
     temperature: float = 1.0
     top_k: int = 0
@@ -77,11 +80,17 @@ class Sampling:
     repetition: float = 1.0
     frequency: float = 0.0
     presence: float = 0.0
+    otherwise: str = ""
 
     @property
     def greedy(self) -> bool:
-        """Whether there is no draw that could carry a mark."""
+        """Whether the temperature is too low for a draw."""
         return self.temperature < GREEDY
+
+    @property
+    def undrawn(self) -> str:
+        """What picks the tokens where there is no draw that could carry a mark, else ""."""
+        return self.otherwise or ("greedy" if self.greedy else "")
 
     @property
     def penalises(self) -> bool:
@@ -142,8 +151,9 @@ class Service:
     Attributes
     ----------
     counts : Counter
-        Of this process: "marked", "off" and "greedy" requests, "refused" ones, "unmarked tokens" and "texts with
-        unmarked tokens" (the row had no distribution), "key used again".
+        Of this process: "marked", "off", "greedy" and "beam search" requests, "refused" ones, "overruled" ones (see
+        `open_admitted`), "unmarked tokens" and "texts with unmarked tokens" (the row had no distribution), "key used
+        again".
     """
 
     def __init__(self, watermark: Watermark, logger: str, *, required: bool = False) -> None:
@@ -173,12 +183,13 @@ class Service:
             raise WatermarkError("wmcore is false, but this server watermarks every request")
         if wish.wanted is False:
             return False
-        if settings.greedy and (wish.wanted or self.required):
+        if settings.undrawn and (wish.wanted or self.required):
+            how = settings.otherwise or f"temperature {settings.temperature:g}"
             raise WatermarkError(
-                f"temperature {settings.temperature:g} draws no token, so the text cannot be watermarked:"
-                " raise it, or send wmcore false where that is allowed"
+                f"{how} draws no token, so the text cannot be watermarked: ask for a draw (a higher temperature),"
+                " or send wmcore false where that is allowed"
             )
-        return not settings.greedy
+        return not settings.undrawn
 
     def open(
         self,
@@ -209,7 +220,7 @@ class Service:
             The text goes on (after a preemption): it was counted and logged before.
         """
         if not self.admit(wish, settings):
-            why = "off" if wish.wanted is False else "greedy"
+            why = "off" if wish.wanted is False else settings.undrawn
             if not resumed:
                 self.counts[why] += 1
                 self.logger.info("wmcore: request %snot marked: %s", _spaced(name), why)
@@ -226,6 +237,26 @@ class Service:
                 shift_hash(mark, shift),
             )
         return Stream(self, mark, shift, settings)
+
+    def open_admitted(
+        self, fields: Mapping[str, Any] | None, settings: Sampling, **how: Any
+    ) -> Stream | None:
+        """`open` where a request can no longer be refused, because an error would end the server's engine.
+
+        A request that should have been refused, and was let in by a front end that does not ask, gets the server's own
+        mark at a row of the server's choice; without a draw it goes unmarked. Either is counted as "overruled".
+        """
+        try:
+            wish = Wish.read(fields)
+            self._admit(wish, settings)
+        except WatermarkError as error:
+            self.counts["overruled"] += 1
+            self.logger.error("wmcore: a request came past its check and is overruled: %s", error)
+            if settings.undrawn:
+                self.counts[settings.undrawn] += 1
+                return None
+            wish = Wish()
+        return self.open(wish, settings, **how)
 
     def first_row(self, wish: Wish, seed: int | None, lot: str | None) -> int:
         """The key row of a text's first token; see `open`."""

@@ -137,11 +137,6 @@ def _admit(params: Any, width: int, ours: bool) -> Wish:
     if service is None and ours and wish.wanted is None:
         wish = dataclasses.replace(wish, wanted=True)  # it names our processor
     if admitted(service, SERVER, wish, settings) and (ours or wish.wanted):
-        if (params.beam_width or 1) > 1:
-            raise WatermarkError(
-                f"beam search (beam_width {params.beam_width}) draws no token, so the text cannot be watermarked:"
-                " leave it out, or send wmcore false where that is allowed"
-            )
         assert service is not None
         service.check_vocabulary(width, ENVIRONMENT)
     return wish
@@ -159,6 +154,7 @@ def _settings(params: Any) -> Sampling:
         top_k=int(params.top_k) if params.top_k < ALL_TOKENS else 0,
         top_p=float(params.top_p),
         min_p=float(params.min_p),
+        otherwise="beam search" if (params.beam_width or 1) > 1 else "",
     )
 
 

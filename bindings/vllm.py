@@ -11,14 +11,15 @@ a temperature above 0 is watermarked, as its ``extra_args`` (HTTP: ``vllm_xargs`
 WMCORE_VLLM_REQUIRED=1 refuses requests that would go unmarked.
 
 One class has both interfaces: the V1 runner's (logits, batch updates) and Model Runner V2's (logits, context). The
-position of a token is known from the runner, so no history is kept. What was run, and on which versions:
-docs/bindings/vllm.md.
+position of a token is known from the runner, so no history is kept. A second entry point (`guard`) refuses to start
+what would leave the processor out. What was run, and on which versions: docs/bindings/vllm.md.
 """
 
 import contextlib
 import secrets
-from collections.abc import Iterator
-from dataclasses import replace
+import sys
+from collections.abc import Iterator, Sequence
+from functools import wraps
 from importlib import import_module
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ from wmcore.bindings._serving import (
     variable,
 )
 from wmcore.bindings.vllm_gumbel import GumbelDetection, GumbelDetector
+from wmcore.errors import WatermarkError
 
 if TYPE_CHECKING:
     WatermarkLogitsProcessor: type
@@ -44,7 +46,8 @@ SERVER = "vllm"
 ENVIRONMENT = variable(SERVER)
 """Names the watermark file."""
 
-_DRAWN = "_wmcore_drawn_shift"
+_TEXTS = "_wmcore_texts"
+_GUARDED = "_wmcore_guarded"
 _INTERFACES = ("vllm.v1.sample.logits_processor", "vllm.v1.worker.gpu.sample.logits_processor")
 
 
@@ -53,11 +56,16 @@ def _service() -> Service | None:
 
 
 class _Text:
-    """A watermarked request in the batch. V1 also needs its tokens, for penalties that come after us there."""
+    """A request in the batch. V1 also needs its tokens, for penalties that come after us there.
 
-    def __init__(self, stream: Stream, prompt: Any = None, output: Any = None) -> None:
-        self.stream = stream
-        self.prompt, self.output = prompt or [], output
+    stream : of a watermarked one, else None. output : V1's own list, which grows as the text does, and is the same one
+    when the request comes again.
+    """
+
+    def __init__(self, stream: Stream | None, prompt: Any, output: Any) -> None:
+        self.stream: Any = stream
+        self.prompt: Sequence[int] = prompt or []
+        self.output = output
 
 
 class _Processor:
@@ -70,14 +78,18 @@ class _Processor:
         self._texts: dict[int, _Text] = {}
         self._lots = _lots(vllm_config)
         if self._service is not None:
+            _refuse_unmarked(vllm_config)
             size = _vocabulary(vllm_config, self._states)
             self._service.check_vocabulary(size, ENVIRONMENT)
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
         """Raise WatermarkError (a ValueError) for a request that cannot be served as its extra_args ask."""
-        wish = Wish.read(getattr(sampling_params, "extra_args", None))
-        admitted(_service(), SERVER, wish, _settings(sampling_params))
+        service = _service()
+        if service is not None:
+            _check_guarded()
+        wish = Wish.read(sampling_params.extra_args)
+        admitted(service, SERVER, wish, _settings(sampling_params))
 
     def is_argmax_invariant(self) -> bool:
         """V1: whether greedy requests may skip `apply`."""
@@ -134,26 +146,79 @@ class _Processor:
     def _set(
         self, index: int, params: Any, resumed: bool, prompt: Any = None, output: Any = None
     ) -> None:
+        """A request enters the batch: for the first time, or again, because it was preempted or had to wait."""
         self._texts.pop(index, None)
-        assert self._service is not None
-        extra = params.extra_args or {}
-        wish = Wish.read(extra)
-        kept = extra.get(_DRAWN) if resumed else None
-        given = wish.shift is not None or params.seed is not None
-        if isinstance(kept, int) and not given:
-            wish = replace(wish, shift=kept % self._service.watermark.key_length)
-        lot = None if wish.shift is not None or params.seed is not None else next(self._lots)
-        stream = self._service.open(
-            wish, _settings(params), seed=params.seed, lot=lot, resumed=resumed
-        )
-        if stream is None:
-            return
-        if lot is not None:
-            # Kept where parameters outlive a preemption. Only a resumed request looks for it: the requests of one
-            # call with n texts may share their parameters.
+        # Parameters stay with their request; the requests of one call with n texts may share them.
+        texts: list[_Text] = getattr(params, _TEXTS, [])
+        text = next((one for one in texts if output is not None and one.output is output), None)
+        if text is None:
+            before = texts[-1].stream if resumed and texts else None
+            text = _Text(before or self._open(params, resumed), prompt, output)
             with contextlib.suppress(AttributeError, TypeError):
-                params.extra_args = {**extra, _DRAWN: stream.shift}
-        self._texts[index] = _Text(stream, prompt, output)
+                setattr(params, _TEXTS, [*texts, text])
+        if text.stream is not None:
+            self._texts[index] = text
+
+    def _open(self, params: Any, resumed: bool) -> Stream | None:
+        assert self._service is not None
+        return self._service.open_admitted(
+            params.extra_args,
+            _settings(params),
+            seed=params.seed,
+            lot=next(self._lots),
+            resumed=resumed,
+        )
+
+
+def guard() -> None:
+    """vLLM's hook for plugins (``vllm.general_plugins``), which it calls before it makes a configuration.
+
+    From then on a configuration whose text would not carry the watermark is a WatermarkError (a ValueError), so that
+    vLLM does not start with it; see `_refuse_unmarked`. Without a watermark file nothing is refused.
+    """
+    config = import_module("vllm.config").VllmConfig
+    verify = getattr(config, "__post_init__", None)
+    if verify is None or hasattr(verify, _GUARDED):
+        return
+
+    @wraps(verify)
+    def verified(self: Any) -> None:
+        verify(self)
+        if _service() is not None:
+            _refuse_unmarked(self)
+
+    setattr(verified, _GUARDED, True)
+    config.__post_init__ = verified
+
+
+def _refuse_unmarked(config: Any) -> None:
+    drafts = getattr(config, "speculative_config", None)
+    if getattr(drafts, "rejection_sample_method", "standard") == "synthetic":
+        raise WatermarkError(
+            "wmcore: synthetic rejection sampling keeps drafted tokens whatever the watermark draws: use another"
+            f" rejection_sample_method, or unset {ENVIRONMENT}"
+        )
+    if drafts is not None and not getattr(config, "use_v2_model_runner", False):
+        raise WatermarkError(
+            "wmcore: under speculative decoding the V1 model runner leaves logits processors out, so no text would be"
+            " watermarked: set VLLM_USE_V2_MODEL_RUNNER=1, start without --speculative-config, or unset"
+            f" {ENVIRONMENT}"
+        )
+    if getattr(config, "watermark_config", None) is not None:
+        raise WatermarkError(
+            "wmcore: a text cannot carry vLLM's own watermark and this one: start without --watermark-config, or"
+            f" unset {ENVIRONMENT}"
+        )
+
+
+def _check_guarded() -> None:
+    """Raise WatermarkError if vLLM made its configuration without `guard`."""
+    config = getattr(sys.modules.get("vllm.config"), "VllmConfig", None)
+    if config is not None and not hasattr(getattr(config, "__post_init__", None), _GUARDED):
+        raise WatermarkError(
+            "wmcore: vLLM did not load the plugin that makes sure that its text is watermarked: name wmcore in"
+            " VLLM_PLUGINS, or unset that"
+        )
 
 
 def _settings(params: Any) -> Sampling:
@@ -165,7 +230,13 @@ def _settings(params: Any) -> Sampling:
         repetition=float(getattr(params, "repetition_penalty", 1.0)),
         frequency=float(getattr(params, "frequency_penalty", 0.0)),
         presence=float(getattr(params, "presence_penalty", 0.0)),
+        otherwise="beam search" if _beam_search(params) else "",
     )
+
+
+def _beam_search(params: Any) -> bool:
+    """Whether this is a step of vLLM's beam search, which reads the log probabilities and drops the token."""
+    return params.max_tokens == 1 and not params.detokenize and bool(params.logprobs)
 
 
 def _lots(vllm_config: Any) -> Iterator[str]:

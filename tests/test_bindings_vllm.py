@@ -4,6 +4,7 @@ Stubs hold what the interfaces document: V1 replays batch updates (removed, adde
 Each request's tokens must be those that the watermark draws from its own logits, whatever the batch does.
 """
 
+import ast
 import enum
 import importlib
 import sys
@@ -40,6 +41,9 @@ class Params:
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    max_tokens: int | None = 16
+    detokenize: bool = True
+    logprobs: int | None = None
 
 
 class Direction(enum.Enum):
@@ -290,10 +294,127 @@ def test_the_text_of_a_request_is_found(mark):
         output.append(only(processor.apply(logits_of([3, *output])[None])[0]))
     (found,) = Detector(mark).detect([output], resamples=199)
     assert found.p_value == 1 / 200
-    assert found.shift == params.extra_args["_wmcore_drawn_shift"]
-    resumed = v1()
-    resumed.update_state(Update(1, added=[(0, params, [3], output)]))
-    assert resumed._texts[0].stream.shift == found.shift
+    assert found.shift == processor._texts[0].stream.shift
+
+
+def test_a_text_that_comes_again_keeps_its_row_and_its_line(mark, caplog):
+    """V1 takes a request out and adds it again when it was preempted or had to wait, before its first token as well.
+    The texts of one call may share their parameters; their lists of tokens are their own."""
+    caplog.set_level("INFO", "vllm.wmcore")
+    processor, shared, outputs = v1(), Params(), [[], [], []]
+    added = [(i, shared, [3], output) for i, output in enumerate(outputs)]
+    processor.update_state(Update(3, added=added))
+    streams = [processor._texts[i].stream for i in range(3)]
+    assert len({stream.shift for stream in streams}) == 3
+    for number in (0, 1, 5):
+        for output in outputs:
+            output[:] = [1] * number
+        processor.update_state(Update(3, removed=[0, 1, 2]))
+        assert not processor._texts
+        processor.update_state(Update(3, added=added[::-1]))
+        assert [processor._texts[i].stream for i in range(3)] == streams
+    # With asynchronous scheduling what comes again has its tokens in another list.
+    last = processor._texts[2].stream
+    processor.update_state(Update(3, removed=[2], added=[(2, shared, [3], [1, 1])]))
+    assert processor._texts[2].stream is last
+    off, nothing = Params(extra_args={"wmcore": False}), []
+    for _ in range(2):
+        processor.update_state(Update(4, added=[(3, off, [3], nothing)]))
+    assert 3 not in processor._texts
+    assert [message.split(":")[1] for message in caplog.messages] == [
+        *[" request marked"] * 3,
+        " request not marked",
+    ]
+
+
+def test_placeholders_of_asynchronous_scheduling(mark):
+    """Then `output` ends with -1 for a token that is still on its way: it counts as a position, and where a request
+    has penalties, vLLM puts the true token in its place before it calls us."""
+    plain, penalty = Params(seed=1), Params(seed=2, repetition_penalty=1.5)
+    outputs: list = [[], []]
+    processor = v1()
+    added = [(i, one, [3], outputs[i]) for i, one in enumerate((plain, penalty))]
+    processor.update_state(Update(2, added=added))
+    made: list = [[], []]
+    for _ in range(20):
+        outputs[1][:] = made[1]
+        logits = torch.stack([logits_of([3, *one]) for one in made])
+        after = processor.apply(logits)
+        for i, one in enumerate((plain, penalty)):
+            token = only(after[i])
+            assert token == wanted_token(mark, one, [3], made[i], row_of(one))
+            made[i].append(token)
+            outputs[i].append(-1)
+
+
+def test_what_comes_past_the_check_is_marked_and_does_not_end_the_engine(mark, monkeypatch):
+    """A front end that does not ask `validate_params` (another program than vLLM's own)."""
+    monkeypatch.setenv("WMCORE_VLLM_REQUIRED", "1")
+    wrong = ({"wmcore": "yes"}, {"wmcore_shift": N}, {"wmcore_typo": 1}, {"wmcore": False})
+    processor = v1()
+    added = [(i, Params(extra_args=extra), [1], []) for i, extra in enumerate(wrong)]
+    added.append((4, Params(temperature=0.0), [1], []))
+    processor.update_state(Update(5, added=added))
+    assert sorted(processor._texts) == [0, 1, 2, 3]
+    assert all(only(row) is not None for row in processor.apply(torch.zeros(5, WIDTH))[:4])
+    assert processor._service.counts == {"overruled": 5, "marked": 4, "greedy": 1}
+
+
+def test_beam_search_drops_the_draw_and_is_not_called_marked(mark, monkeypatch):
+    step = Params(max_tokens=1, detokenize=False, logprobs=4)
+    binding._Processor.validate_params(step)
+    processor = v1()
+    processor.update_state(Update(1, added=[(0, step, [1], [])]))
+    assert not processor._texts
+    assert processor._service.counts["beam search"] == 1
+    wanted = Params(max_tokens=1, detokenize=False, logprobs=4, extra_args={"wmcore": True})
+    with pytest.raises(WatermarkError, match="beam search draws no token"):
+        binding._Processor.validate_params(wanted)
+    monkeypatch.setenv("WMCORE_VLLM_REQUIRED", "1")
+    with pytest.raises(WatermarkError, match="beam search draws no token"):
+        binding._Processor.validate_params(step)
+
+
+class Config:
+    """Of vLLM, as far as the guard looks."""
+
+    def __init__(self, **fields):
+        self.speculative_config = self.watermark_config = None
+        self.use_v2_model_runner = False
+        vars(self).update(fields)
+        self.__post_init__()
+
+    def __post_init__(self):
+        self.checked = True
+
+
+def test_what_would_leave_the_processor_out_does_not_start(mark, monkeypatch):
+    """The hook wraps vLLM's own check of its configuration, once."""
+    own = type("VllmConfig", (Config,), {"__post_init__": Config.__post_init__})
+    monkeypatch.setitem(sys.modules, "vllm", types.ModuleType("vllm"))
+    monkeypatch.setitem(sys.modules, "vllm.config", types.SimpleNamespace(VllmConfig=own))
+    with pytest.raises(WatermarkError, match="name wmcore in VLLM_PLUGINS"):
+        binding._Processor.validate_params(Params())
+    binding.guard()
+    hook = own.__post_init__
+    binding.guard()
+    assert own.__post_init__ is hook
+    binding._Processor.validate_params(Params())
+    drafts, synthetic = (
+        types.SimpleNamespace(rejection_sample_method=how) for how in ("standard", "synthetic")
+    )
+    assert own().checked
+    assert own(speculative_config=drafts, use_v2_model_runner=True).checked
+    for fields, message in [
+        ({"speculative_config": drafts}, "the V1 model runner leaves logits processors out"),
+        ({"speculative_config": synthetic, "use_v2_model_runner": True}, "synthetic rejection"),
+        ({"watermark_config": "gumbel"}, "vLLM's own watermark and this one"),
+    ]:
+        with pytest.raises(WatermarkError, match=message):
+            own(**fields)
+    monkeypatch.delenv(binding.ENVIRONMENT)
+    assert own(speculative_config=drafts).checked
+    binding._Processor.validate_params(Params())
 
 
 def test_rows_drawn_without_a_seed(mark):
@@ -326,14 +447,6 @@ def test_rows_drawn_without_a_seed(mark):
     assert drawn("a") != drawn("b")
     assert drawn("a") != drawn("a", replica=1)
     assert drawn("") != drawn("")
-
-
-def test_a_kept_row_that_a_client_sent_does_no_harm(mark):
-    for kept in ("x", 1.5, 10**30, None):
-        processor, params = v1(), Params(extra_args={"_wmcore_drawn_shift": kept})
-        binding._Processor.validate_params(params)
-        processor.update_state(Update(1, added=[(0, params, [1], [2])]))
-        assert 0 <= processor._texts[0].stream.shift < N
 
 
 def test_nothing_happens_without_a_watermark(monkeypatch):
@@ -379,6 +492,7 @@ def test_the_entry_point_is_declared():
     assert f'"vllm.logits_processors": ["wmcore = {target}"]' in text
     module, name = target.split(":")
     assert isinstance(getattr(importlib.import_module(module), name), type)
+    assert '"vllm.general_plugins": ["wmcore = wmcore.bindings.vllm:guard"]' in text
 
 
 def test_the_class_needs_no_vllm_and_takes_the_bases_there_are(monkeypatch):
@@ -396,6 +510,11 @@ def test_with_the_interface_files_of_wheels(root, mark):
     """vLLM's own loaders take the class, in both runners, and its own dataclasses carry the calls. Not a server."""
     if root is None:
         pytest.skip("WMCORE_VLLM names no unpacked vLLM wheel")
+    settings = ast.parse((root / "vllm/config/vllm.py").read_text(encoding="utf-8"))
+    (settings,) = (n for n in settings.body if getattr(n, "name", "") == "VllmConfig")
+    names = {getattr(n, "name", None) or getattr(n, "target", n) for n in settings.body}
+    words = {getattr(n, "id", n) for n in names}
+    assert {"__post_init__", "speculative_config"} <= words  # what the guard holds on to
     vllm_stubs.load(root)
     try:
         two = root / "vllm/v1/worker/gpu/sample/logits_processor"
@@ -431,6 +550,7 @@ def test_with_the_interface_files_of_wheels(root, mark):
         where = dict.fromkeys(v2.LogitsContext.__dataclass_fields__) | vars(context([0, 2], [0, 0]))
         after = second.apply(logits.clone(), v2.LogitsContext(**where))
         assert (only(after[0]), only(after[1])) == (None, token)
+        binding.guard()
         check = v2.build_custom_logits_processors_params_validator([made])
         with pytest.raises(ValueError, match="wmcore_shift"):
             check(Params(extra_args={"wmcore_shift": -1}))

@@ -73,6 +73,31 @@ def test_what_cannot_be_honoured_is_refused_and_counted(mark, service):
         Service(published, "tests.wmcore").admit(Wish(label="tenant"), Sampling())
 
 
+def test_what_is_not_drawn_is_not_marked(mark, service):
+    """Beam search picks tokens by their probabilities: like a temperature of 0, at any temperature."""
+    beams = Sampling(otherwise="beam search")
+    assert (beams.undrawn, Sampling(temperature=0.0).undrawn) == ("beam search", "greedy")
+    assert Sampling().undrawn == ""
+    assert service.open(Wish(), beams) is None
+    assert service.counts == {"beam search": 1}
+    strict = Service(mark, "tests.wmcore", required=True)
+    for one, wish in ((service, Wish(True)), (strict, Wish())):
+        with pytest.raises(WatermarkError, match="beam search draws no token"):
+            one.admit(wish, beams)
+
+
+def test_what_can_no_longer_be_refused_gets_the_servers_own_mark(mark, caplog):
+    strict = Service(mark, "tests.wmcore", required=True)
+    for fields in ({"wmcore": "yes"}, {"wmcore": False}, {"wmcore_shift": N, "wmcore_label": "a"}):
+        stream = strict.open_admitted(fields, Sampling(), seed=3)
+        assert stream.watermark == mark
+        assert stream.shift == strict.first_row(Wish(), 3, None)
+    assert strict.open_admitted(None, Sampling(temperature=0.0)) is None
+    assert strict.open_admitted({"wmcore_shift": 5}, Sampling()).shift == 5
+    assert strict.counts == {"overruled": 4, "marked": 4, "greedy": 1}
+    assert sum("came past its check" in message for message in caplog.messages) == 4
+
+
 def test_a_server_without_a_watermark_refuses_who_asks_for_one():
     for wish in (Wish(True), Wish(label="a"), Wish(shift=3)):
         with pytest.raises(WatermarkError, match="start it with WMCORE_VLLM_WATERMARK naming"):

@@ -27,7 +27,8 @@ def load(root):
     )
     package = root / "vllm"
     _module("vllm", SamplingParams=object)
-    _module("vllm.config", [package / "config"], VllmConfig=object)
+    settings = type("VllmConfig", (), {"__post_init__": lambda self: None})
+    _module("vllm.config", [package / "config"], VllmConfig=settings)
     _module("vllm.config.utils", config=lambda c: c)
     _module("vllm.logger", init_logger=lambda name: logger)
     _module("vllm.exceptions", VLLMValidationError=type("VLLMValidationError", (ValueError,), {}))

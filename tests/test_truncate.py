@@ -159,6 +159,16 @@ def test_orders_differ(path):
     assert kept([0.1, 0.4, 0.1, 0.3, 0.1], top_p=0.75) == [0, 1, 3]
 
 
+@pytest.mark.parametrize("k", [16, 17, 18, 25, 32, 33])
+def test_top_k_between_a_block_and_the_next(path, k):
+    """The kernel takes sixteen maxima of each 512 tokens; here one of the second sixteen is a token's."""
+    logits = torch.randn(1, 513, generator=torch.Generator().manual_seed(k))
+    parts = parameters(1, top_k=k)
+    found = truncated(logits, *parts)
+    assert found.isfinite().sum() == k
+    check(logits, found, parts, joint=False)
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_rows_without_a_law_stay_so(path, order):
     logits = torch.randn(4, 600, generator=torch.Generator().manual_seed(1))

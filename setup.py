@@ -97,9 +97,10 @@ setup(
     },
     entry_points={
         "console_scripts": ["wmcore = wmcore.cli.main:main"],
-        # Idle unless the server names a watermark: see bindings/vllm.py.
+        # Idle unless the server names a watermark: see bindings/vllm.py, bindings/sglang.py.
         "vllm.logits_processors": ["wmcore = wmcore.bindings.vllm:WatermarkLogitsProcessor"],
         "vllm.general_plugins": ["wmcore = wmcore.bindings.vllm:guard"],
+        "sglang.srt.plugins": ["wmcore = wmcore.bindings.sglang:register"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

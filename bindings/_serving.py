@@ -24,7 +24,7 @@ import numpy as np
 
 from wmcore import sampling
 from wmcore.errors import WatermarkError, shown
-from wmcore.truncate import penalised, truncated
+from wmcore.truncate import SEQUENTIAL, penalised, truncated
 from wmcore.watermark import Watermark
 
 FIELDS = ("wmcore", "wmcore_label", "wmcore_shift")
@@ -338,7 +338,7 @@ def force(
     streams: Sequence[Stream],
     positions: Sequence[int],
     *,
-    order: str | None = None,
+    order: str = SEQUENTIAL,
     histories: Sequence[tuple[Sequence[int], Sequence[int]] | None] | None = None,
 ) -> None:
     """Leave of given rows of logits only the token that each stream's key draws. In place.
@@ -355,17 +355,39 @@ def force(
         Of each such row.
     positions : sequence of int
         How many new tokens each text has.
-    order : str, optional
+    order : str
         Of the truncations, see `truncated`.
     histories : sequence, optional
         (prompt, new tokens) of each text, where the server would penalise logits after this call; else None.
     """
     import torch
 
-    size = streams[0].watermark.vocab_size
+    index = torch.tensor(list(rows), device=logits.device)
+    tokens = drawn(logits[index], streams, positions, order=order, histories=histories)
+    at, tokens = index[tokens >= 0], tokens[tokens >= 0]
+    kept = logits[at, tokens]
+    logits[at] = -torch.inf
+    logits[at, tokens] = kept
+
+
+def drawn(
+    logits: Any,
+    streams: Sequence[Stream],
+    positions: Sequence[int],
+    *,
+    order: str = SEQUENTIAL,
+    histories: Sequence[tuple[Sequence[int], Sequence[int]] | None] | None = None,
+    tempered: bool = False,
+) -> Any:
+    """The token that each stream's key draws, int64 [R] on the logits' device; -1 for a row without a distribution.
+
+    logits, a float tensor [R, at least V], has one row for each stream. tempered: they were divided by the temperature
+    before. The rest is as for `force`; a row without a distribution is counted, and rows with penalties are changed.
+    """
+    import torch
+
     device = logits.device
-    index = torch.tensor(list(rows), device=device)
-    x = logits[index, :size]
+    x = logits[:, : streams[0].watermark.vocab_size]
     for i, (stream, history) in enumerate(zip(streams, histories or (), strict=False)):
         one = stream.settings
         if history is not None and one.penalises:
@@ -382,28 +404,28 @@ def force(
             [getattr(s.settings, name) for s in streams], dtype=dtype, device=device
         )
 
+    temperature = column("temperature", torch.float32)
     x = truncated(
         x,
-        column("temperature", torch.float32),
+        torch.ones_like(temperature) if tempered else temperature,
         column("top_k", torch.int64),
         column("top_p", torch.float32),
         column("min_p", torch.float32),
+        order=order,
     )
     usable = x.amax(dim=-1).isfinite().tolist()
     key_rows = np.array([s.row(int(at)) for s, at in zip(streams, positions, strict=True)])
     for stream, whole in zip(streams, usable, strict=True):
         if not whole:
             stream.unmarked("a row of logits has no distribution (all masked, or NaN)")
+    tokens = torch.full((len(streams),), -1, device=device)
     for draw in dict.fromkeys(stream.draw for stream in streams):
         members = np.array([i for i, s in enumerate(streams) if s.draw is draw and usable[i]], int)
         if not len(members):
             continue
         chosen = torch.from_numpy(members).to(device)
-        tokens = draw(x[chosen], key_rows[members], 1.0).to(device)
-        at = index[chosen]
-        kept = logits[at, tokens]
-        logits[at] = -torch.inf
-        logits[at, tokens] = kept
+        tokens[chosen] = draw(x[chosen], key_rows[members], 1.0).to(device)
+    return tokens
 
 
 def shift_hash(watermark: Watermark, shift: int) -> str:

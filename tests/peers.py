@@ -36,14 +36,20 @@ def wheels():
     return [path.parent for path in found]
 
 
+def sglang_wheel():
+    """The folder of an unpacked SGLang wheel, or None."""
+    root = os.environ.get("WMCORE_SGLANG")
+    return Path(root) if root else None
+
+
 def sglang_watermarking():
     """SGLang's own watermarking package, which needs nothing else of SGLang, or None."""
-    root = os.environ.get("WMCORE_SGLANG")
-    if not root:
+    root = sglang_wheel()
+    if root is None:
         return None
     if importlib.util.find_spec("msgspec") is None:
         sys.modules["msgspec"] = types.SimpleNamespace(Struct=_Struct)
-    folder = Path(root) / "sglang/srt/sampling/watermarking"
+    folder = root / "sglang/srt/sampling/watermarking"
     spec = importlib.util.spec_from_file_location("sglang_watermarking", folder / "__init__.py")
     package = sys.modules["sglang_watermarking"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(package)

@@ -1,0 +1,3 @@
+"""SGLang imports this kernel on a CPU without AMX, and then rotates with torch."""
+
+rotary_embedding = None

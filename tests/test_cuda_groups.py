@@ -110,7 +110,7 @@ def test_bounds_decide_resamples(scheme, gamma):
         def launch(self, name, grid, threads, arguments, shared=0):
             super().launch(name, grid, threads, arguments, shared)
             if name == "bound":
-                opened.append(arguments[-2])
+                opened.append(self.to_host(arguments[-2]))
 
     text = np.random.default_rng(3).integers(0, VOCAB, size=40)
     problem = make_problem(scheme, 40, gamma)

@@ -6,7 +6,8 @@ takes on the device depends on the texts and on `memory_bytes`, never on the num
 Kernels work on E, the alignment cost less 2 gamma k (`cpu/edit.py`); what is given and returned here is the cost.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from ..backend import Backend, ExpNumbers, ItsNumbers, Sampler
 from ..constants import NOTHING
 from ..problem import CostTable, Fits, Problem, Resamples, ScoredTexts, Texts
-from .groups import Group, by_alignment, groups_of
+from .groups import Group, by_alignment, cells_of, groups_of, split
 from .launch import (
     Layout,
     Resampled,
@@ -27,6 +28,29 @@ from .scored import Leveled
 from .structs import Struct, struct
 
 _I32, _I64 = np.int32, np.int64
+LEAST_SCRATCH = 1 << 20
+"""A call that cannot run with so few bytes fails for want of memory."""
+
+
+def _in_room(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that takes what scratch the device has now; again with half as much where even that was too much."""
+
+    @functools.wraps(method)
+    def run(self: "CudaBackend", *arguments: Any) -> Any:
+        device = self.device
+        device.measure()
+        while True:
+            try:
+                return method(self, *arguments)
+            except MemoryError:
+                device.give_back(0)
+                if device.memory_bytes <= LEAST_SCRATCH:
+                    raise
+                device.memory_bytes //= 2
+            finally:
+                device.give_back()
+
+    return run
 
 
 class CudaBackend(Backend):
@@ -58,19 +82,23 @@ class CudaBackend(Backend):
 
     # Costs of one key
 
+    @_in_room
     def exp_costs(self, secret: np.ndarray, tokens: np.ndarray, n: int, threads: int) -> Any:
         out = self.device.empty((len(tokens), n), _I32)
         if len(tokens):
             key = self.device.array(secret.astype(np.uint32))
             rows = self.device.array(tokens.astype(_I64))
             self._flat("exp_costs", len(tokens) * n, (key, rows, _I64(len(tokens)), _I32(n), out))
+        self.device.finish()  # costs are kept, and other threads may use them
         return out
 
+    @_in_room
     def exp_table(self, secret: np.ndarray, vocab_size: int, n: int, threads: int) -> Any:
         tokens = (vocab_size + 255) // 256 * 256
         out = self.device.empty((tokens, n), _I32)
         key = self.device.array(secret.astype(np.uint32))
         self._flat("exp_table", tokens // 16 * n, (key, _I64(tokens), _I32(n), out))
+        self.device.finish()
         return out
 
     def gather(self, costs: CostTable, n: int) -> np.ndarray:
@@ -90,6 +118,7 @@ class CudaBackend(Backend):
 
     # Statistics of texts
 
+    @_in_room
     def observe(
         self, problem: Problem, texts: Texts, costs: CostTable, best: np.ndarray, threads: int
     ) -> Fits:
@@ -129,6 +158,7 @@ class CudaBackend(Backend):
         width = matrix.shape[1]
         return struct(self.device, "CostTable", matrix=matrix, width=width, source=source)
 
+    @_in_room
     def tally(
         self,
         problem: Problem,
@@ -177,11 +207,15 @@ class CudaBackend(Backend):
         packed = texts_struct(device, texts)
         value = value.astype(_I64)
         value_of = device.array(_clipped(value - _lift(problem, texts, active)))
-        groups = groups_of(problem, texts, value, active, device.shared_bytes)
+        groups, cells = [], 0.0
+        for group in groups_of(problem, texts, value, active, device.shared_bytes):
+            each = cells_of(group.problem, texts, group.members)
+            cells = max(cells, min(each.sum(), device.launch_cells / 32))
+            groups += split(group, each, device.launch_cells / 32)
         largest = max(len(group.members) for group in groups)
         rows = int(texts.rows[active].max())
         whole = Resamples(key, first, first + (stop - first + 31) // 32 * 32)
-        made = Resampled(device, problem, whole, rows, texts.size + largest)
+        made = Resampled(device, problem, whole, rows, texts.size + largest, cells)
         open_flags = device.empty(made.largest * largest, np.uint8)
         ready = [(group, members_struct(device, texts, group.members)) for group in groups]
         for a, b in made.chunks:
@@ -223,6 +257,7 @@ class CudaBackend(Backend):
         rows = int(members.value["rows"])
         return layout(self.device, group.problem.n, rows, longest, wanted)
 
+    @_in_room
     def null_values(
         self, problem: Problem, texts: Texts, a: int, resamples: Resamples, threads: int
     ) -> np.ndarray:
@@ -231,7 +266,8 @@ class CudaBackend(Backend):
         packed = texts_struct(device, texts)
         members = members_struct(device, texts, np.array([a]))
         rows, k = int(members.value["rows"]), int(texts.k[a])
-        made = Resampled(device, problem, resamples, rows, 4)
+        cells = cells_of(part, texts, np.array([a]))[0]
+        made = Resampled(device, problem, resamples, rows, 4, cells)
         values = [np.empty(0, _I32)]
         for b, c in made.chunks:
             least = device.full(c - b, NOTHING, _I32)
@@ -243,6 +279,7 @@ class CudaBackend(Backend):
 
     # Scored alignments
 
+    @_in_room
     def tally_scored(
         self,
         problem: Problem,
@@ -276,6 +313,7 @@ class CudaBackend(Backend):
             made.launch("scored_hits", (a, b), value_of, found)
             yield a, b, found
 
+    @_in_room
     def null_scored(
         self, problem: Problem, scored: ScoredTexts, a: int, resamples: Resamples, threads: int
     ) -> np.ndarray:
@@ -291,6 +329,7 @@ class CudaBackend(Backend):
 
     # Prefixes
 
+    @_in_room
     def observe_prefixes(self, problem: Problem, texts: Texts, costs: CostTable) -> np.ndarray:
         device = self.device
         m = len(texts.inverse)
@@ -303,6 +342,7 @@ class CudaBackend(Backend):
         self._launch("observe_prefixes", where, (*shared, self._table(costs, problem.n), least))
         return device.to_host(least) + _prefix_lift(part, m)
 
+    @_in_room
     def null_prefixes(
         self, problem: Problem, texts: Texts, resamples: Resamples, threads: int
     ) -> np.ndarray:
@@ -313,7 +353,7 @@ class CudaBackend(Backend):
         members = members_struct(device, texts, np.array([0]))
         rows = int(members.value["rows"])
         shared = (problem_struct(device, part), texts_struct(device, texts), members)
-        made = Resampled(device, problem, resamples, rows, 4 * m)
+        made = Resampled(device, problem, resamples, rows, 4 * m, float(problem.n) * m * m)
         out = np.empty((resamples.stop - first, m), _I32)
         for b, c in made.chunks:
             least = device.full((c - b, m), NOTHING, _I32)

@@ -1,5 +1,6 @@
 """Which texts of a batch take the same kernels, and the numbers that those kernels are told."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +48,30 @@ def groups_of(
             level = level.clip(-(2**31), 2**31 - 1).astype(np.int32)
             groups.append(Group(part, chosen, Bounds(*found, level)))
     return groups
+
+
+def cells_of(problem: Problem, texts: Texts, members: np.ndarray) -> np.ndarray:
+    """About how many cells of an alignment a resample takes: float64 [A]. With edits, those of the super-windows."""
+    k = texts.k[members].astype(float)
+    blocks = np.diff(texts.offsets)[members] - k + 1
+    if problem.alignment != EDIT:
+        return (blocks + k - 1) * problem.n
+    return blocks * (problem.n + 15) // 16 * (k + 15) * k
+
+
+def split(group: Group, cells: np.ndarray, most: float) -> list[Group]:
+    """A group in parts of at most `most` cells each, or of one text. cells: float64 [A]."""
+    if cells.sum() <= most:
+        return [group]
+    part = np.cumsum(cells) // most
+    edges = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), len(cells)]
+    parts = []
+    for a, b in pairwise(edges):
+        bounds = group.bounds
+        if bounds is not None:
+            bounds = bounds._replace(level=bounds.level[a:b])
+        parts.append(Group(group.problem, group.members[a:b], bounds))
+    return parts
 
 
 def bound_range(problem: Problem, k: int) -> tuple[int, int, int] | None:

@@ -168,9 +168,10 @@ __device__ inline long long running(long long value) {
   return value;
 }
 
-// its, step 3, a warp for each row: the first rank whose cumulative weight exceeds the target. Leaves top_b zero.
-extern "C" __global__ void its_draw(Logits logits, Ranks ranks, const u32* words_j, const long long* rows_b, int B,
-                                    u32* top_b, long long* out_b) {
+// its, step 3, a warp for each row: the first rank whose cumulative weight exceeds the target. Leaves top_b zero. A row
+// of the key outside 0 .. n - 1 has no token: -1.
+extern "C" __global__ void its_draw(Logits logits, Ranks ranks, const u32* words_j, int n, const long long* rows_b,
+                                    int B, u32* top_b, long long* out_b) {
   const int tiles = ranks.tiles, V = logits.size;
   const int lane = threadIdx.x % 32;
   const int b = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
@@ -178,7 +179,8 @@ extern "C" __global__ void its_draw(Logits logits, Ranks ranks, const u32* words
   const float top = unordered(top_b[b]);
   __syncwarp();
   if (lane == 0) top_b[b] = 0;
-  if (!(top > MINUS_INFINITY && top < INFINITY_F)) {
+  const long long row = rows_b[b];
+  if (!(top > MINUS_INFINITY && top < INFINITY_F) || row < 0 || row >= n) {
     if (lane == 0) out_b[b] = -1;
     return;
   }
@@ -186,7 +188,7 @@ extern "C" __global__ void its_draw(Logits logits, Ranks ranks, const u32* words
   long long total = 0;
   for (int i = lane; i < tiles; i += 32) total += sums_i[i];
   for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(ALL_LANES, total, step);
-  const long long target = its_target(words_j[rows_b[b]], (u64)total);
+  const long long target = its_target(words_j[row], (u64)total);
   long long before = 0;
   int tile = 0;
   for (int from = 0; from < tiles; from += 32) {

@@ -44,13 +44,14 @@ class Compiled(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """An innermost loop: instructions, those of the integer pipe, loads from shared and other memory, and columns of a
-    walk (0: it is none)."""
+    """An innermost loop: instructions, those of the integer pipe, loads from shared and other memory, what is written
+    and read for want of registers, and columns of a walk (0: it is none)."""
 
     instructions: int
     alu: int
     shared: int
     others: int
+    spilled: int
     columns: int
 
     @property
@@ -190,6 +191,7 @@ def _counted(instructions: list[re.Match[str]]) -> Loop:
         alu=sum(count for name, count in names.items() if ALU.fullmatch(name)),
         shared=shared,
         others=others,
+        spilled=names["LDL"] + names["STL"],
         columns=handed if handed <= shared + others else 0,  # else they are sums over a warp
     )
 
@@ -229,7 +231,8 @@ def _line(loop: Loop) -> str:
     what = f"{loop.columns} columns of a walk, each " if loop.columns else ""
     return (
         f"{what}{loop.instructions / each:g} instructions, {loop.alu / each:g} of the integer pipe, "
-        f"{loop.shared / each:g} loads of shared memory, {loop.others / each:g} others"
+        f"{loop.shared / each:g} loads of shared memory, {loop.others / each:g} others, "
+        f"{loop.spilled / each:g} spills"
     )
 
 

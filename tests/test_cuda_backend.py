@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cuda_shim.device import ShimDevice, compiler
 from matrices import WHOLE_OR_BLOCKS
+from test_backends import make_problem
 
 from wmcore import SCHEMES, Detector, Key, PublishedKey, Watermark, WatermarkError, sampling
 from wmcore.kernels import load, resolve
@@ -383,4 +384,4 @@ def test_a_text_too_large_for_32_bit_addresses():
     from wmcore.kernels.cuda.launch import layout
 
     with pytest.raises(ValueError, match=r"a text of 100000 distinct tokens .*split the text"):
-        layout(ShimDevice(), 30_000, 100_000, 10, (1, 1))
+        layout(ShimDevice(), make_problem("exp", 30_000), 100_000, 10, (1, 1))

@@ -133,7 +133,7 @@ class CudaBackend(Backend):
         for part, members in by_alignment(problem, texts, everything, device.shared_bytes):
             chosen = members_struct(device, texts, members)
             rows, longest = int(chosen.value["rows"]), int(texts.k[members].max())
-            where = layout(device, problem.n, rows, longest, (len(members), 1))
+            where = layout(device, part, rows, longest, (len(members), 1))
             shared = (problem_struct(device, part), packed, chosen, table, best_of, least)
             for output in (np.uintp(0), place):
                 self._launch("observe", where, (*shared, output))
@@ -237,15 +237,8 @@ class CudaBackend(Backend):
         """Launch the int16 bounds of a group: flags of the resamples that they leave open."""
         assert group.bounds is not None
         _, _, members, some = arguments
-        shift, base, guard, level = group.bounds
-        limits = struct(
-            self.device,
-            "Level",
-            shift=shift,
-            base=base,
-            guard=guard,
-            level=self.device.array(level),
-        )
+        level = self.device.array(group.bounds.level)
+        limits = struct(self.device, "Level", **{**group.bounds._asdict(), "level": level})
         where = self._shared_out(group, texts, members, int(some.value["count"]) // 2)
         self._launch("bound", where, (*arguments, limits, open_flags))
 
@@ -255,7 +248,7 @@ class CudaBackend(Backend):
         wanted = resamples, max(1, min(len(group.members), parts))
         longest = int(texts.k[group.members].max())
         rows = int(members.value["rows"])
-        return layout(self.device, group.problem.n, rows, longest, wanted)
+        return layout(self.device, group.problem, rows, longest, wanted)
 
     @_in_room
     def null_values(
@@ -271,7 +264,7 @@ class CudaBackend(Backend):
         values = [np.empty(0, _I32)]
         for b, c in made.chunks:
             least = device.full(c - b, NOTHING, _I32)
-            where = layout(device, problem.n, rows, k, (c - b, 1))
+            where = layout(device, part, rows, k, (c - b, 1))
             arguments = (problem_struct(device, part), packed, members, made.make(b, c, rows))
             self._launch("null_values", where, (*arguments, least))
             values.append(device.to_host(least) + _I32(2 * part.gamma * k))
@@ -337,7 +330,7 @@ class CudaBackend(Backend):
         members = members_struct(device, texts, np.array([0]))
         least = device.full(m, NOTHING, _I32)
         windows = max(1, problem.n // (device.block_threads // 32))
-        where = layout(device, problem.n, int(members.value["rows"]), m, (windows, 1))
+        where = layout(device, part, int(members.value["rows"]), m, (windows, 1))
         shared = (problem_struct(device, part), texts_struct(device, texts), members)
         self._launch("observe_prefixes", where, (*shared, self._table(costs, problem.n), least))
         return device.to_host(least) + _prefix_lift(part, m)
@@ -357,7 +350,7 @@ class CudaBackend(Backend):
         out = np.empty((resamples.stop - first, m), _I32)
         for b, c in made.chunks:
             least = device.full((c - b, m), NOTHING, _I32)
-            where = layout(device, problem.n, rows, m, (c - b, 1))
+            where = layout(device, part, rows, m, (c - b, 1))
             self._launch("null_prefixes", where, (*shared, made.make(b, c, rows), least))
             out[b - first : c - first] = device.to_host(least) + _prefix_lift(part, m)
         return out

@@ -7,6 +7,9 @@ import numpy as np
 
 from ..problem import COSTS, EDIT, Problem, Texts
 
+UNROLL = 4
+"""Columns of a tile that a walk of an edit alignment takes without a look at the end of the key (see `edit.cuh`)."""
+
 
 class Group(NamedTuple):
     """Texts that take the same kernels: the problem they pose, members int64 [A], and their int16 bounds, if any."""
@@ -17,11 +20,16 @@ class Group(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """The range of int16 bounds (see `bound.cu`); level int32 [A]: what they are compared with."""
+    """The range of int16 bounds (see `bound.cu`), in units of 2**shift; level int32 [A]: what they are compared with.
+
+    fall, rise: a gap in units of 2**-16, rounded up and down (`Pair` of edit.cuh).
+    """
 
     shift: int
     base: int
     guard: int
+    fall: int
+    rise: int
     level: np.ndarray
 
 
@@ -74,11 +82,12 @@ def split(group: Group, cells: np.ndarray, most: float) -> list[Group]:
     return parts
 
 
-def bound_range(problem: Problem, k: int) -> tuple[int, int, int] | None:
-    """(shift, base, guard) of the int16 bounds of a block of k tokens, or None where none fits (see `bound.cu`).
+def bound_range(problem: Problem, k: int) -> tuple[int, int, int, int, int] | None:
+    """(shift, base, guard, fall, rise) of the int16 bounds of a block of k tokens, or None where none fits.
 
     The least shift with which what resamples reach stays above guard: seldom below -4 nats a token, and gamma for each
     token twice and each row. (A shift of 6 costs 0.008 nats a token on average; a bound below guard decides nothing.)
+    The way back from the last row, gamma for each row and token, is an int16, too.
     """
     cost = COSTS[problem.cost]
     offset = -2 * problem.gamma
@@ -86,13 +95,15 @@ def bound_range(problem: Problem, k: int) -> tuple[int, int, int] | None:
     highest = max(0, offset + cost.most)
     per_token = 4 * cost.scale if cost.least < 0 else 0
     room = problem.gamma * (problem.n + 2 * k) + per_token * k
+    columns = problem.n + k
     for shift in range(32):
         least, most = lowest >> shift, highest >> shift
-        if least < -(2**15) or most >= 2**15:
+        fall, rise = -(-problem.gamma << 16 >> shift), problem.gamma << 16 >> shift
+        if least < -(2**15) or most >= 2**15 or fall * columns >= 2**31:
             continue
         base, guard = 2**15 - 1 - most, -(2**15) - min(least, 0)
-        if base - guard >= (room >> shift) + 2:
-            return shift, base, guard
+        if base - guard >= (room >> shift) + (columns >> 16) + 3:
+            return shift, base, guard, fall, rise
     return None
 
 
@@ -102,11 +113,11 @@ def by_alignment(
     """(problem, members int64); texts whose tile fits in shared memory apart from the rest."""
     found = []
     for part, members in problem.parts(texts, active):
-        small = (texts.rows[members] + 1) * 4 * stride_of(problem.n) <= shared_bytes
+        small = (texts.rows[members] + 1) * 4 * stride_of(part) <= shared_bytes
         found += [(part, members[small]), (part, members[~small])]
     return [(part, members.astype(np.int64)) for part, members in found if len(members)]
 
 
-def stride_of(n: int) -> int:
-    """Columns of a tile: a multiple of 32, so that a wavefront meets 32 banks."""
-    return (n + 31) // 32 * 32
+def stride_of(problem: Problem) -> int:
+    """Columns of a tile: a multiple of 32, so that a wavefront meets 32 banks; with edits a few behind the last."""
+    return (problem.n + (UNROLL - 1 if problem.alignment == EDIT else 0) + 31) // 32 * 32

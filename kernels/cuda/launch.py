@@ -20,9 +20,12 @@ class Layout:
     room: Struct
 
 
-def layout(device: Any, n: int, rows: int, longest: int, wanted: tuple[int, int]) -> Layout:
+def layout(
+    device: Any, problem: Problem, rows: int, longest: int, wanted: tuple[int, int]
+) -> Layout:
     """rows: the most distinct tokens of a text; longest: the longest block; wanted: the grid without limits."""
-    tile = (rows + 1) * stride_of(n)
+    n = problem.n
+    tile = (rows + 1) * stride_of(problem)
     if tile >= 2**30:
         raise ValueError(
             f"a text of {rows} distinct tokens with a key of {n} rows needs {tile} costs, but the CUDA kernels "
@@ -49,7 +52,7 @@ def layout(device: Any, n: int, rows: int, longest: int, wanted: tuple[int, int]
 
 def problem_struct(device: Any, problem: Problem) -> Struct:
     """A problem on a device."""
-    return struct(device, "Problem", stride=stride_of(problem.n), **problem._asdict())
+    return struct(device, "Problem", stride=stride_of(problem), **problem._asdict())
 
 
 def texts_struct(device: Any, texts: Texts) -> Struct:

@@ -39,8 +39,15 @@ FIELDS: dict[str, tuple[tuple[str, str], ...]] = {
         ("long long", "width"),
         ("const long long*", "source"),
     ),
-    # Int16 bounds: see bound.cu; level: int32 [members].
-    "Level": (("int", "shift"), ("int", "base"), ("int", "guard"), ("const int*", "level")),
+    # Int16 bounds: see groups.Bounds; level: int32 [members].
+    "Level": (
+        ("int", "shift"),
+        ("int", "base"),
+        ("int", "guard"),
+        ("int", "fall"),
+        ("int", "rise"),
+        ("const int*", "level"),
+    ),
     # Which resamples fit: found uint8 [N, width]; open uint8 [count, members], or null for all.
     "Found": (
         ("const unsigned char*", "open"),

@@ -16,7 +16,9 @@ from test_backends import make_problem
 
 from wmcore import SCHEMES, Detector, Key, PublishedKey, Watermark, WatermarkError, sampling
 from wmcore.kernels import load, resolve
+from wmcore.kernels.cuda import backend as backend_module
 from wmcore.kernels.cuda import device as cuda_device
+from wmcore.kernels.problem import pack
 from wmcore.prefix import prefix_curve
 
 cpu, cuda = load("cpu"), load("cuda")
@@ -93,6 +95,32 @@ def test_a_table_stays_on_the_device(shim):
     tables = [shape for shape in sent if len(shape) == 2]
     assert "exp_table" in shim.launched
     assert tables == []
+
+
+def test_texts_are_packed_and_sent_once_a_detection(shim, monkeypatch):
+    """Whatever the number of rounds; texts whose p-value is proven are left out of these."""
+    sent, packed = [], []
+    send = backend_module.texts_struct
+
+    def watched(device, texts):
+        sent.append(texts)
+        return send(device, texts)
+
+    def pack_once(arrays, block_length):
+        packed.append(len(arrays))
+        return pack(arrays, block_length)
+
+    monkeypatch.setattr(backend_module, "texts_struct", watched)
+    monkeypatch.setattr("wmcore.engine.pack", pack_once)
+    watermark = Watermark.create("exp-edit", vocab_size=50, key_length=8, key=Key(bytes(32)))
+    texts = [np.arange(9), np.arange(20)]
+    for _ in range(2):
+        found = Detector(watermark, backend="cuda").detect(texts, resamples=99, stop_after=40)
+        assert shim.launched.count("tally") > 1
+        shim.launched.clear()
+    assert packed == [2, 2]
+    assert len(sent) == 2
+    assert all(detection.resamples > 0 for detection in found)
 
 
 def test_auto_takes_cuda_where_it_works(shim, monkeypatch):

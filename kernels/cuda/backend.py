@@ -7,6 +7,7 @@ Kernels work on E, the alignment cost less 2 gamma k (`cpu/edit.py`); what is gi
 """
 
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -63,6 +64,7 @@ class CudaBackend(Backend):
 
     def __init__(self, device: Any = None) -> None:
         self._given = device
+        self._sent = threading.local()
 
     @property
     def device(self) -> Any:
@@ -116,6 +118,13 @@ class CudaBackend(Backend):
         """A big kernel; its last parameter is the room."""
         self.device.launch(name, where.grid, where.threads, (*arguments, where.room), where.shared)
 
+    def _texts(self, texts: Texts) -> Struct:
+        """Texts on the device: sent once for all calls in turn that a thread makes about them."""
+        last = getattr(self._sent, "last", (None, None, None))
+        if last[0] is not texts or last[1] is not self.device:
+            last = self._sent.last = texts, self.device, texts_struct(self.device, texts)
+        return last[2]
+
     # Statistics of texts
 
     @_in_room
@@ -125,7 +134,7 @@ class CudaBackend(Backend):
         device = self.device
         everything = np.arange(texts.size)
         table = self._table(costs, problem.n)
-        packed = texts_struct(device, texts)
+        packed = self._texts(texts)
         least = device.full(texts.size, NOTHING, _I32)
         place = device.full(texts.size, 2**64 - 1, np.uint64)
         lift = _lift(problem, texts, everything)
@@ -204,7 +213,7 @@ class CudaBackend(Backend):
         if not len(active) or first >= stop:
             return
         device = self.device
-        packed = texts_struct(device, texts)
+        packed = self._texts(texts)
         value = value.astype(_I64)
         value_of = device.array(_clipped(value - _lift(problem, texts, active)))
         groups, cells = [], 0.0
@@ -256,7 +265,7 @@ class CudaBackend(Backend):
     ) -> np.ndarray:
         device = self.device
         part = problem.of_block(int(texts.k[a]))
-        packed = texts_struct(device, texts)
+        packed = self._texts(texts)
         members = members_struct(device, texts, np.array([a]))
         rows, k = int(members.value["rows"]), int(texts.k[a])
         cells = cells_of(part, texts, np.array([a]))[0]
@@ -331,7 +340,7 @@ class CudaBackend(Backend):
         least = device.full(m, NOTHING, _I32)
         windows = max(1, problem.n // (device.block_threads // 32))
         where = layout(device, part, int(members.value["rows"]), m, (windows, 1))
-        shared = (problem_struct(device, part), texts_struct(device, texts), members)
+        shared = (problem_struct(device, part), self._texts(texts), members)
         self._launch("observe_prefixes", where, (*shared, self._table(costs, problem.n), least))
         return device.to_host(least) + _prefix_lift(part, m)
 
@@ -345,7 +354,7 @@ class CudaBackend(Backend):
         part = problem.of_block(m)
         members = members_struct(device, texts, np.array([0]))
         rows = int(members.value["rows"])
-        shared = (problem_struct(device, part), texts_struct(device, texts), members)
+        shared = (problem_struct(device, part), self._texts(texts), members)
         made = Resampled(device, problem, resamples, rows, 4 * m, float(problem.n) * m * m)
         out = np.empty((resamples.stop - first, m), _I32)
         for b, c in made.chunks:

@@ -45,10 +45,10 @@ def groups_of(
         if part.alignment != EDIT:  # sliding sums are as fast as any bound of them
             groups.append(Group(part, members))
             continue
-        k = texts.k[members]
-        ranges = {size: bound_range(part, size) for size in np.unique(k).tolist()}
-        for found in sorted(set(ranges.values()), key=str):
-            chosen = members[[ranges[size] == found for size in k.tolist()]]
+        sizes, place = np.unique(texts.k[members], return_inverse=True)
+        ranges = [bound_range(part, size) for size in sizes.tolist()]
+        for found in sorted(set(ranges), key=str):
+            chosen = members[np.array([one == found for one in ranges])[place]]
             if found is None:
                 groups.append(Group(part, chosen))
                 continue

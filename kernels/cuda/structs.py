@@ -2,6 +2,7 @@
 NumPy records, so that the two cannot differ."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,7 @@ def declarations() -> str:
     return "".join(made)
 
 
+@cache
 def record(name: str) -> np.dtype:
     """The layout of a struct, as a C++ compiler chooses it."""
     return np.dtype(

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..problem import COSTS, EDIT, Problem, Texts
 
-UNROLL = 4
+UNROLL = 8
 """Columns of a tile that a walk of an edit alignment takes without a look at the end of the key (see `edit.cuh`)."""
 
 

@@ -120,9 +120,10 @@ class CudaBackend(Backend):
 
     def _texts(self, texts: Texts) -> Struct:
         """Texts on the device: sent once for all calls in turn that a thread makes about them."""
-        last = getattr(self._sent, "last", (None, None, None))
-        if last[0] is not texts or last[1] is not self.device:
-            last = self._sent.last = texts, self.device, texts_struct(self.device, texts)
+        last = getattr(self._sent, "last", None)
+        if last is None or last[0] is not texts or last[1] is not self.device:
+            last = texts, self.device, texts_struct(self.device, texts)
+            self._sent.last = last
         return last[2]
 
     # Statistics of texts

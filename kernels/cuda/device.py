@@ -54,6 +54,8 @@ class CupyDevice:
     def __init__(self, index: int) -> None:
         import cupy
 
+        if int(cupy.__version__.split(".")[0]) < LEAST_CUPY:
+            raise ImportError(f"release {cupy.__version__} is too old, {LEAST_CUPY} is needed")
         self._cupy = cupy
         self.index = index
         attributes = cupy.cuda.Device(index).attributes
@@ -150,7 +152,7 @@ class CupyDevice:
         with self._here():
             try:
                 return self._cupy.asnumpy(array)
-            except self._cupy.cuda.runtime.CUDARuntimeError as error:
+            except Exception as error:
                 raise RuntimeError(
                     f"CUDA failed at or before kernel {self._own.last!r}, the last one launched: {error}"
                 ) from error
@@ -263,7 +265,7 @@ def device(index: int = 0) -> CupyDevice:
 @functools.cache
 def why_not(index: int = 0) -> str | None:
     """Why this backend cannot run here, with the remedy; None where it can. Asked once a process."""
-    missing = _no_cupy() or _no_driver(index) or _old_cupy()
+    missing = _no_cupy() or _no_driver(index)
     if missing:
         return missing
     try:
@@ -281,14 +283,6 @@ def _no_cupy() -> str | None:
 
     if find_spec("cupy") is None:
         return f"CuPy is not installed: {INSTALL}"
-    return None
-
-
-def _old_cupy() -> str | None:
-    import cupy
-
-    if int(cupy.__version__.split(".")[0]) < LEAST_CUPY:
-        return f"CuPy {cupy.__version__} is too old, {LEAST_CUPY} is needed: {INSTALL}"
     return None
 
 

@@ -7,6 +7,7 @@ warm-up, with the 20th and 80th percentile, from a finished device to a finished
 import argparse
 import json
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -164,6 +165,66 @@ def sampling_rates() -> list[dict]:
     return rows
 
 
+def generation(
+    *, batch: int = 16, new_tokens: int = 64, size: dict[str, int] | None = None
+) -> list:
+    """Seconds of `generate` with a watermark and without, and of transformers' own sampling, with random weights of a
+    model of 1.2 billion parameters."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from wmcore import generate
+
+    shape = size or {
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+    }
+    config = LlamaConfig(**shape, max_position_embeddings=4096, bos_token_id=0, eos_token_id=0)
+    with torch.device("cuda"):
+        model = LlamaForCausalLM(config).bfloat16().eval()
+    prompts = torch.randint(1, shape["vocab_size"], (batch, 32), device="cuda")
+    watermark = Watermark.create("exp", vocab_size=shape["vocab_size"], key=Key(bytes(32)))
+    given = prompts.tolist()
+
+    def ours(mark: Watermark | None) -> None:
+        generate(
+            model,
+            given,
+            mark,
+            max_new_tokens=new_tokens,
+            batch_size=batch,
+            eos=False,
+            progress=False,
+        )
+
+    def theirs() -> None:
+        model.generate(
+            prompts,
+            attention_mask=torch.ones_like(prompts),
+            do_sample=True,
+            top_k=0,
+            max_new_tokens=new_tokens,
+            min_new_tokens=new_tokens,
+        )
+
+    ways = {
+        "watermarked": lambda: ours(watermark),
+        "not watermarked": lambda: ours(None),
+        "transformers": theirs,
+    }
+    rows = [
+        {"way": name, "B": batch, "tokens": new_tokens, **timed(run, torch.cuda.synchronize)}
+        for name, run in ways.items()
+    ]
+    for row in rows:
+        row["to_transformers"] = row["seconds"] / rows[-1]["seconds"]
+    return rows
+
+
 def _per_step(step: Callable[[], Any], steps: int = 50) -> tuple[float, float]:
     """Microseconds a step, launched one by one and replayed as a CUDA graph."""
     import torch
@@ -172,7 +233,7 @@ def _per_step(step: Callable[[], Any], steps: int = 50) -> tuple[float, float]:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        step()
+        step()  # which makes a sampler's scratch on this stream, where the capture is
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream):
             for _ in range(steps):
@@ -214,17 +275,39 @@ def main() -> None:
 
     wait = cupy.cuda.Device(0).synchronize
     about = card()
-    result = {
-        "card": about,
-        "machine": machine(),
-        "edit": rates(cuda, wait, about["int32_peak_per_s"]),
-        "detect": detections(wait),
-        "sample": sampling_rates(),
-    }
     path = RESULTS / f"{re.sub('[^a-z0-9]+', '-', about['name'].lower()).strip('-')}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    parts = {
+        "edit": lambda: rates(cuda, wait, about["int32_peak_per_s"]),
+        "detect": lambda: detections(wait),
+        "sample": sampling_rates,
+        "generate": generation,
+    }
+    measure(path, {"card": about, "machine": machine(), "commit": commit()}, parts)
+
+
+def measure(
+    path: Path, about: dict[str, Any], parts: dict[str, Callable[[], list[dict[str, Any]]]]
+) -> None:
+    """Run the parts; the file has what was measured after each. One that fails is named there, and ends with exit 1."""
+    result: dict[str, Any] = {**about, "failed": {}}
+    for name, part in parts.items():
+        try:
+            result[name] = part()
+        except Exception as error:
+            result["failed"][name] = f"{type(error).__name__}: {error}"
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        print(json.dumps({name: result.get(name)}, indent=1), flush=True)
     print("written:", path)
+    if result["failed"]:
+        sys.exit(f"failed: {result['failed']}")
+
+
+def commit() -> str:
+    """What was measured: the commit of this checkout."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from .problem import EDIT, CostTable, Fits, Problem, Resamples, ScoredTexts, Tex
 
 Sampler = Callable[[Any, str, Any, float, Any, int], None]
 """(logits [B, V], dtype name, key rows int64 [B], inverse temperature, out int64 [B], stream) -> None: writes tokens to
-out; -1 for a row without a distribution (all -inf or NaN, or with +inf in it). Arrays are the backend's own."""
+out; -1 for a row without a distribution (all -inf or NaN, or with +inf in it). Arrays are the backend's own. The CUDA
+backend's have `reserve(rows, stream)`, for graphs."""
 
 
 class ExpNumbers(NamedTuple):

@@ -86,8 +86,9 @@ class Problem(NamedTuple):
         """The largest gap cost, in units, with which no partial sum of a block of k tokens leaves int32."""
         return (NOTHING - k * self.span) // (3 * k + (self.n + 15) // 16)
 
-    def gaps_useless(self, k: int) -> bool:
-        """Whether no alignment of k tokens with k rows can gain from a gap: then it equals the plain one."""
+    def gaps_useless(self, k: int | np.ndarray) -> bool | np.ndarray:
+        """Whether no alignment of k tokens with k rows can gain from a gap: then it equals the plain one. For each of
+        several k, if they are an array."""
         return 2 * self.gamma >= k * self.span
 
     def of_block(self, k: int) -> "Problem":
@@ -98,7 +99,9 @@ class Problem(NamedTuple):
 
     def parts(self, texts: "Texts", members: np.ndarray) -> list[tuple["Problem", np.ndarray]]:
         """The problems that these texts (int64) pose, each with its texts: what `of_block` says of each."""
-        useless = np.array([self.of_block(k) != self for k in texts.k[members].tolist()], bool)
+        if self.alignment != EDIT:
+            return [(self, members)] if len(members) else []
+        useless = np.asarray(self.gaps_useless(texts.k[members]))
         found = [(self, members[~useless])]
         if useless.any():
             found.append((self._replace(alignment=PLAIN, gamma=0), members[useless]))
@@ -260,23 +263,33 @@ def distinct_tokens(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     In this order a prefix of a text has a prefix of its distinct tokens, and so the same resampled keys.
     """
-    tokens, first, inverse = np.unique(text, return_index=True, return_inverse=True)
+    first, inverse = _first_places(text)
+    return text[first], inverse
+
+
+def _first_places(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(where each number is for the first time, in that order; which of these each number is), both int64."""
+    _, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
-    return tokens[order], rank[inverse]
+    return first[order], rank[inverse]
 
 
 def pack(texts: Sequence[np.ndarray], block_length: int | None) -> Texts:
     """Pack int64 token sequences: at least one, each of at least one token and of at least block_length."""
-    parts = [distinct_tokens(text) for text in texts]
     lengths = np.array([len(text) for text in texts], np.int64)
-    rows = np.array([len(distinct) for distinct, _ in parts], np.int64)
+    tokens = np.concatenate(texts)
+    owner = np.repeat(np.arange(len(texts)), lengths)
+    # One sort for all texts: a token of another text is another number.
+    first, inverse = _first_places(owner * (int(tokens.max()) + 1) + tokens)
+    rows = np.bincount(owner[first], minlength=len(texts))
+    distinct_offsets = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
     return Texts(
-        inverse=np.concatenate([inverse for _, inverse in parts]),
+        inverse=inverse - distinct_offsets[owner],
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        distinct=np.concatenate([distinct for distinct, _ in parts]),
-        distinct_offsets=np.concatenate([[0], np.cumsum(rows)]).astype(np.int64),
+        distinct=tokens[first],
+        distinct_offsets=distinct_offsets,
         k=np.full(len(texts), block_length, np.int64) if block_length else lengths,
     )
 

@@ -5,6 +5,7 @@ import os
 import random
 import secrets
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -61,6 +62,16 @@ def backend(request):
     from wmcore.kernels.cuda.backend import CudaBackend
 
     return CudaBackend(ShimDevice(**SHIMS[request.param]))
+
+
+@pytest.fixture
+def disassembly(monkeypatch):
+    """benchmarks/disassembly.py."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    import disassembly
+
+    yield disassembly
+    sys.modules.pop("disassembly", None)
 
 
 @pytest.fixture

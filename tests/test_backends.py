@@ -203,6 +203,21 @@ def test_lengths_around_strips(backend, scheme, m, block_length):
     assert (null(problem, packed, 4, 7, backend)[0] == expected[4:7]).all()
 
 
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 15, 32, 61])
+@pytest.mark.parametrize("gamma", [0, 777])
+def test_texts_go_round_short_keys(backend, n, gamma):
+    """A warp takes several columns of the key at once, and passes its end many times or at each place."""
+    texts = [np.random.default_rng(m).integers(0, VOCAB, size=m) for m in (40, 71, 257)]
+    problem = make_problem("exp-edit", n, gamma)
+    packed = pack(texts, None)
+    expected = null(problem, packed, 0, 32)
+    assert np.array_equal(np.stack(null(problem, packed, 0, 3, backend)), np.stack(expected)[:, :3])
+    value = [np.sort(x)[9] for x in expected]
+    hits, _ = tally(backend, problem, packed, value, 99, 0, 32)
+    assert hits.tolist() == [int((x <= v).sum()) for x, v in zip(expected, value, strict=True)]
+    check_prefixes(backend, problem, 45, VOCAB, n, (0, 2))
+
+
 @pytest.mark.parametrize("scheme", [s for s in SCHEME_NAMES if SCHEMES[s].alignment.gaps])
 def test_a_long_key_takes_several_super_windows(backend, scheme):
     texts = [np.random.default_rng(m).integers(0, VOCAB, size=m) for m in (12, 25)]

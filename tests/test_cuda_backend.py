@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import importlib.util
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -12,10 +13,13 @@ import numpy as np
 import pytest
 from cuda_shim.device import ShimDevice, compiler
 from matrices import WHOLE_OR_BLOCKS
+from test_backends import make_problem
 
 from wmcore import SCHEMES, Detector, Key, PublishedKey, Watermark, WatermarkError, sampling
 from wmcore.kernels import load, resolve
+from wmcore.kernels.cuda import backend as backend_module
 from wmcore.kernels.cuda import device as cuda_device
+from wmcore.kernels.problem import pack
 from wmcore.prefix import prefix_curve
 
 cpu, cuda = load("cpu"), load("cuda")
@@ -92,6 +96,32 @@ def test_a_table_stays_on_the_device(shim):
     tables = [shape for shape in sent if len(shape) == 2]
     assert "exp_table" in shim.launched
     assert tables == []
+
+
+def test_texts_are_packed_and_sent_once_a_detection(shim, monkeypatch):
+    """Whatever the number of rounds; texts whose p-value is proven are left out of these."""
+    sent, packed = [], []
+    send = backend_module.texts_struct
+
+    def watched(device, texts):
+        sent.append(texts)
+        return send(device, texts)
+
+    def pack_once(arrays, block_length):
+        packed.append(len(arrays))
+        return pack(arrays, block_length)
+
+    monkeypatch.setattr(backend_module, "texts_struct", watched)
+    monkeypatch.setattr("wmcore.engine.pack", pack_once)
+    watermark = Watermark.create("exp-edit", vocab_size=50, key_length=8, key=Key(bytes(32)))
+    texts = [np.arange(9), np.arange(20)]
+    for _ in range(2):
+        found = Detector(watermark, backend="cuda").detect(texts, resamples=99, stop_after=40)
+        assert shim.launched.count("tally") > 1
+        shim.launched.clear()
+    assert packed == [2, 2]
+    assert len(sent) == 2
+    assert all(detection.resamples > 0 for detection in found)
 
 
 def test_auto_takes_cuda_where_it_works(shim, monkeypatch):
@@ -268,13 +298,26 @@ class FakeCupy:
             def __exit__(self, *error):
                 return None
 
-        class Stream:
+        class Stream(contextlib.nullcontext):
+            def __init__(self, non_blocking):
+                super().__init__()
+                FakeCupy.own.append(non_blocking)
+
             @staticmethod
             def from_external(stream):
                 version, pointer = stream.__cuda_stream__()
                 FakeCupy.streams.append(pointer)
                 assert version == 0
                 return contextlib.nullcontext()
+
+        class memory:
+            class OutOfMemoryError(Exception):
+                """CuPy's."""
+
+        class runtime:
+            @staticmethod
+            def memGetInfo():
+                return FakeCupy.free, 1 << 40
 
         class nvrtc:
             @staticmethod
@@ -303,11 +346,13 @@ class FakeCupy:
                     raise RuntimeError("CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES")
 
             function.max_dynamic_shared_size_bytes, function.num_regs = 49152, 40
+            function.shared_size_bytes = 16
             return function
 
     __version__ = "14.0"
     streams: ClassVar[list] = []
-    compiled = 0
+    own: ClassVar[list] = []
+    compiled, free, held = 0, 1 << 40, 0
     asarray = staticmethod(lambda values, blocking=False: np.asarray(values))
     from_dlpack = staticmethod(np.from_dlpack)
     zeros = staticmethod(np.zeros)
@@ -316,6 +361,20 @@ class FakeCupy:
     @staticmethod
     def asnumpy(array):
         raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS")
+
+    @staticmethod
+    def get_default_memory_pool():
+        return FakeCupy
+
+    @staticmethod
+    def total_bytes():
+        return FakeCupy.held
+
+    free_bytes = total_bytes
+
+    @staticmethod
+    def free_all_blocks():
+        FakeCupy.held = 0
 
 
 def test_kernels_are_compiled_once_a_machine(monkeypatch, tmp_path):
@@ -345,6 +404,7 @@ def test_errors_of_launches_name_the_kernel(monkeypatch, tmp_path):
     assert (device.processors, device.shared_bytes) == (132, 232448)
     device.launch("bound", (3, 2), 1024, (), 200_000)
     assert device._module.calls == [("bound", (3, 2), (1024,), 200_000)]
+    assert device._functions["bound"].max_dynamic_shared_size_bytes == 232448 - 16
     with pytest.raises(RuntimeError, match=r"kernel 'hits' \(grid \(3, 2\), .*OUT_OF_RESOURCES"):
         device.launch("hits", (3, 2), 1024, (), 0)
     with pytest.raises(RuntimeError, match=r"at or before kernel 'bound', .*ILLEGAL_ADDRESS"):
@@ -387,4 +447,68 @@ def test_a_text_too_large_for_32_bit_addresses():
     from wmcore.kernels.cuda.launch import layout
 
     with pytest.raises(ValueError, match=r"a text of 100000 distinct tokens .*split the text"):
-        layout(ShimDevice(), 30_000, 100_000, 10, (1, 1))
+        layout(ShimDevice(), make_problem("exp", 30_000), 100_000, 10, (1, 1))
+
+
+def test_each_thread_has_a_stream_that_waits_for_no_other(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", FakeCupy)
+    monkeypatch.setattr(FakeCupy, "own", [])
+    device = cuda_device.CupyDevice(0)
+    for _ in range(2):
+        device.empty(3, np.int32)
+    thread = threading.Thread(target=device.empty, args=(3, np.int32))
+    thread.start()
+    thread.join()
+    assert FakeCupy.own == [True, True]
+
+
+def test_scratch_is_half_of_what_is_free_and_goes_back(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", FakeCupy)
+    device = cuda_device.CupyDevice(0)
+    for free, held, scratch in [(1 << 40, 0, 1 << 30), (1 << 28, 1 << 28, 1 << 28), (0, 0, 4096)]:
+        monkeypatch.setattr(FakeCupy, "free", free)
+        monkeypatch.setattr(FakeCupy, "held", held)
+        device.measure()
+        assert device.memory_bytes == scratch
+    for held, kept in [(1 << 20, 1 << 20), (1 << 29, 0)]:
+        monkeypatch.setattr(FakeCupy, "held", held)
+        device.give_back()
+        assert FakeCupy.held == kept
+
+
+def test_a_full_device_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", FakeCupy)
+
+    def full(*_):
+        raise FakeCupy.cuda.memory.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(FakeCupy, "empty", staticmethod(full))
+    with pytest.raises(
+        MemoryError, match=r"CUDA device 0 has no memory left .out of memory.: free"
+    ):
+        cuda_device.CupyDevice(0).empty(3, np.int32)
+
+
+def test_an_old_cupy_is_refused(found_cupy, monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
+    monkeypatch.setitem(sys.modules, "cupy", FakeCupy)
+    monkeypatch.setattr(FakeCupy, "__version__", "13.6.0")
+    cuda_device.device.cache_clear()
+    refused("CuPy cannot use the device .ImportError: release 13.6.0 is too old, 14 is needed")
+
+
+@pytest.mark.parametrize("scheme", ["its", "published"])
+def test_key_rows_that_do_not_exist_are_refused(scheme):
+    """A negative one would have been read from the end of the key."""
+    torch = pytest.importorskip("torch")
+    size = {"vocab_size": 30, "key_length": 8}
+    if scheme == "its":
+        watermark = Watermark.create("its", **size, key=Key(bytes(32)))
+    else:
+        watermark = Watermark.published("exp", seed=1, generator="mersenne", **size)
+    for rows in ([-1], [8]):
+        message = rf"rows holds {rows[0]} to {rows[0]}, but the key has rows 0 to 7"
+        with pytest.raises(ValueError, match=message):
+            sampling.watermarked(watermark)(torch.zeros(1, 30), np.array(rows), 1.0)
+        with pytest.raises(ValueError, match=message):
+            sampling.on_arrays(watermark)(np.zeros((1, 30), np.float32), np.array(rows), 1.0)

@@ -1,5 +1,6 @@
 """The GPU benchmark's own code, at small sizes on the host: it checks results before it times them."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -45,6 +46,25 @@ def test_marked_texts_carry_the_watermark(gpu):
     found = Detector(watermark, backend="cpu").detect(marked, resamples=99)
     assert [d.p_value for d in found] == [0.01] * 3
     assert all(len(text) == 40 for text in gpu.make_texts(watermark, 3, False, 40))
+
+
+def test_each_part_is_written_as_soon_as_it_is_measured(gpu, tmp_path):
+    path, seen = tmp_path / "card.json", []
+
+    def fails():
+        seen.append(json.loads(path.read_text()))
+        raise RuntimeError("the device is gone")
+
+    parts = {"edit": lambda: [{"x": 1}], "detect": fails, "sample": lambda: [{"y": 2}]}
+    with pytest.raises(SystemExit, match=r"failed: .*detect.*the device is gone"):
+        gpu.measure(path, {"card": "a card"}, parts)
+    assert seen == [{"card": "a card", "failed": {}, "edit": [{"x": 1}]}]
+    assert json.loads(path.read_text()) == {
+        "card": "a card",
+        "failed": {"detect": "RuntimeError: the device is gone"},
+        "edit": [{"x": 1}],
+        "sample": [{"y": 2}],
+    }
 
 
 def test_without_a_gpu_it_says_so_and_fails(gpu, monkeypatch):

@@ -11,6 +11,7 @@ from test_backends import KEY, VOCAB, fits, make_problem, null, tally
 from wmcore.kernels import load
 from wmcore.kernels.cuda import groups
 from wmcore.kernels.cuda.backend import CudaBackend
+from wmcore.kernels.cuda.launch import layout
 from wmcore.kernels.cuda.source import parameters
 from wmcore.kernels.cuda.structs import FIELDS, SCALARS, record
 from wmcore.kernels.problem import COSTS, NOTHING, CostTable, pack
@@ -91,14 +92,26 @@ def test_the_range_of_int16_bounds_holds_every_sum(scheme, n, k, gamma):
         return
     found = groups.bound_range(problem, k)
     assert found is not None
-    shift, base, guard = found
+    shift, base, guard, fall, rise = found
     cost, offset = COSTS[problem.cost], -2 * gamma
     lowest = offset + (cost.least - 1 if not cost.ranked else 0)
     highest = offset + cost.most
     assert -(2**15) <= lowest >> shift <= highest >> shift < 2**15
     assert base + max(0, highest >> shift) < 2**15  # no value is above base
     assert guard + min(0, lowest >> shift) >= -(2**15)  # no value down to guard wraps
-    assert base + (-gamma * (n + k) >> shift) >= guard  # nor does the border
+    # Nor does the border, nor the way back, nor either in units of 2**-16.
+    assert rise << shift <= gamma << 16 <= fall << shift
+    assert fall - rise in (0, 1)
+    assert base - (fall * (n + k) + 65535 >> 16) >= guard
+    assert rise * (n + k) < 2**31
+
+
+def test_the_papers_texts_fit_in_an_h100s_shared_memory():
+    device = ShimDevice(shared_bytes=232_448)
+    for scheme, bytes_needed in (("exp", 205_824), ("exp-edit", 231_552)):
+        where = layout(device, make_problem(scheme, 256), 200, 200, (1, 1))
+        assert where.shared == bytes_needed
+        assert where.room.value["staged"]
 
 
 @pytest.mark.parametrize(("scheme", "gamma"), [("exp-edit", 0), ("its-edit", 26214)])
@@ -110,7 +123,7 @@ def test_bounds_decide_resamples(scheme, gamma):
         def launch(self, name, grid, threads, arguments, shared=0):
             super().launch(name, grid, threads, arguments, shared)
             if name == "bound":
-                opened.append(arguments[-2])
+                opened.append(self.to_host(arguments[-2]))
 
     text = np.random.default_rng(3).integers(0, VOCAB, size=40)
     problem = make_problem(scheme, 40, gamma)

@@ -1,5 +1,7 @@
 """The CUDA samplers, compiled for the host, draw the CPU samplers' tokens, from any logits."""
 
+import threading
+
 import numpy as np
 import pytest
 from cuda_shim.device import ShimDevice
@@ -94,7 +96,7 @@ def test_a_call_leaves_nothing_behind(device):
         fresh[sampler] = draw(sampler, many[4:], 1.0, range(5))
         assert draw(sampler, many, 1.0, range(9)) == first
         (scratch,) = sampler._scratch.values()
-        assert not scratch[1][0].any()
+        assert not device.to_host(scratch[1][0]).any()
     assert fresh[samplers[0]] == exp_tokens(many[4:], 1.0, range(5))
 
 
@@ -167,6 +169,70 @@ def test_scratch_that_was_outgrown_is_kept_for_graphs(device):
     before = exp._scratch[0][1]
     draw(exp, np.zeros((300, 2), np.float32), 1.0, range(300))
     assert any(held is before for held in exp._outgrown)
+
+
+def test_reserved_scratch_is_what_a_call_uses(device):
+    """As before the capture of a CUDA graph, on the stream of the capture."""
+    for sampler in (ExpSampler(device, SECRET, DOMAIN_EXP), ItsSampler(device, *its_numbers(30))):
+        sampler.reserve(300, 0)
+        room = sampler._scratch[0]
+        draw(sampler, np.zeros((300, 30), np.float32), 1.0, np.zeros(300))
+        assert sampler._scratch[0] is room
+
+
+def its_numbers(n_tokens):
+    return np.arange(n_tokens, dtype=np.int32), np.array(EXTREME_WORDS, np.uint32)
+
+
+@pytest.mark.parametrize("scheme", ["exp", "its"])
+def test_two_threads_on_one_stream(scheme):
+    """A second call that comes between the launches of a first one spoils neither's tokens."""
+    inside, done = threading.Event(), threading.Event()
+
+    class Slow(ShimDevice):
+        def launch(self, name, *rest, **more):
+            if threading.current_thread() is not threading.main_thread() or inside.is_set():
+                return super().launch(name, *rest, **more)
+            super().launch(name, *rest, **more)
+            inside.set()
+            done.wait(1)  # the other thread's whole call, if nothing keeps it out
+
+    rng = np.random.default_rng(2)
+    device = Slow(processors=3)
+    logits = [make_logits(rng, 5, 3000, 3.0, False) for _ in range(2)]
+    order, words = rng.permutation(3000).astype(np.int32), np.array(EXTREME_WORDS, np.uint32)
+    sampler = (
+        ExpSampler(device, SECRET, DOMAIN_EXP)
+        if scheme == "exp"
+        else ItsSampler(device, order, words)
+    )
+    found = {}
+
+    def other():
+        inside.wait()
+        found[1] = draw(sampler, logits[1], 1.0, range(5))
+        done.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    found[0] = draw(sampler, logits[0], 1.0, range(5))
+    thread.join()
+    for i in range(2):
+        expected = (
+            exp_tokens(logits[i], 1.0, range(5))
+            if scheme == "exp"
+            else its_tokens(logits[i], 1.0, order, words[:5])
+        )
+        assert found[i] == expected
+
+
+def test_a_row_that_the_key_does_not_have_gives_no_token(device):
+    order, words = its_numbers(30)
+    logits = np.zeros((4, 30), np.float32)
+    rows = [0, -1, len(words), 2**40]
+    tokens = draw(ItsSampler(device, order, words), logits, 1.0, rows)
+    assert tokens[0] >= 0
+    assert tokens[1:] == [-1, -1, -1]
 
 
 def test_too_many_rows_for_a_launch(device):

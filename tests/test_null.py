@@ -69,6 +69,28 @@ def tally(problem, texts, block_length, value, first, last, limit=10**9, threads
         return cpu.tally(problem, packed, value, limit, Resamples(SEED_KEY, first, last), threads)
 
 
+@given(
+    texts=st.lists(
+        st.lists(st.integers(0, 5) | st.integers(0, 2**31), min_size=2), min_size=1, max_size=5
+    ),
+    block_length=st.sampled_from([None, 2]),
+)
+def test_texts_are_packed_as_if_each_were_alone(texts, block_length):
+    packed = pack([np.array(text, np.int64) for text in texts], block_length)
+    assert all(part.dtype == np.int64 for part in packed)
+    assert packed.k.tolist() == [block_length or len(text) for text in texts]
+    for a, text in enumerate(texts):
+        distinct = list(dict.fromkeys(text))  # in order of first occurrence
+        mine = packed.distinct[packed.distinct_offsets[a] : packed.distinct_offsets[a + 1]]
+        assert mine.tolist() == distinct
+        inverse = packed.inverse[packed.offsets[a] : packed.offsets[a + 1]]
+        assert inverse.tolist() == [distinct.index(token) for token in text]
+    assert (packed.offsets[-1], packed.distinct_offsets[-1]) == (
+        len(packed.inverse),
+        len(packed.distinct),
+    )
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     scheme=st.sampled_from(sorted(PAPER)),

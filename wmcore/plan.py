@@ -40,7 +40,7 @@ import numpy as np
 
 from wmcore.checks import truth, whole_number
 from wmcore.costs import CostSource
-from wmcore.engine import Engine
+from wmcore.engine import Engine, Packed
 from wmcore.errors import WatermarkError
 from wmcore.kernels.cpu import threads as pool
 from wmcore.kernels.problem import Fits
@@ -203,6 +203,7 @@ def run(
     everything = np.arange(len(arrays))
     owner = everything if documents is None else np.asarray(documents)
     value = np.zeros(len(arrays), np.int32)
+    texts = None
     if plan.first_resamples:
         first_seed = None if seed is None else derived_seed(seed, "first")
         _first_pass(plan, subject, arrays, first_seed, calibration, columns, value)
@@ -214,7 +215,7 @@ def run(
         columns.p_value[passed] = least[passed]  # replaced below, unless another window was chosen
         columns.method[~calibrated] = "first"
     else:
-        _fit(subject, arrays, everything, columns, value)
+        texts = _fit(subject, arrays, everything, columns, value)
         passed = np.ones(len(arrays), bool)
     columns.p_value[:] = np.minimum(1.0, columns.p_value + plan.epsilon)
     proven = _proven(plan, subject, arrays, passed, owner, columns)
@@ -225,7 +226,10 @@ def run(
         full_seed = (
             derived_seed(seed, "full") if plan.first_resamples and seed is not None else seed
         )
-        texts = subject.engine.pack([arrays[i] for i in full.tolist()])
+        if texts is None:
+            texts = subject.engine.pack([arrays[i] for i in full.tolist()])
+        elif len(full) < len(arrays):
+            texts = texts.take(full)
         test = permutation_test(
             subject.engine,
             texts,
@@ -261,14 +265,16 @@ def _fit(
     at: np.ndarray,
     columns: Columns,
     value: np.ndarray,
-) -> None:
-    """Fill in the statistics of the texts `at`: in user units in columns, in cost units in value."""
+) -> Packed | None:
+    """Fill in the statistics of the texts `at`: in user units in columns, in cost units in value. Gives
+    these texts as the kernels take them, if there are any."""
     if not len(at):
-        return
+        return None
     texts = subject.engine.pack([arrays[i] for i in at])
     fits = subject.engine.fit(texts, subject.source)
     value[at] = fits.value
     _describe(subject, texts.lengths, fits, at, columns)
+    return texts
 
 
 def _describe(

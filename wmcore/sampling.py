@@ -82,7 +82,7 @@ def on_arrays(watermark: "Watermark") -> ArrayDraw:
         raise WatermarkError(
             f'backend "{backend.name}" was asked for by WMCORE_BACKEND, but these logits are on the CPU: unset it'
         )
-    return partial(_drawn, backend.sampler(numbers, None))
+    return partial(_drawn, backend.sampler(numbers, None), _limit(numbers))
 
 
 def ordinary(seed: int | None, backend: str = "auto") -> Draw:
@@ -120,7 +120,10 @@ class _Fused:
             self._samplers[place] = backend, backend.sampler(self._numbers, place[1])
         backend, sampler = self._samplers[place]
         if backend.name == "cpu":
-            return _on_host(partial(_drawn, sampler), logits, rows, inverse_temperature)
+            draw = partial(_drawn, sampler, _limit(self._numbers))
+            return _on_host(draw, logits, rows, inverse_temperature)
+        if isinstance(rows, np.ndarray):
+            _check_rows(rows, _limit(self._numbers))
         import torch
 
         stream = torch.cuda.current_stream(logits.device).cuda_stream
@@ -167,8 +170,8 @@ def on_device(
 ) -> Any:
     """Launch a CUDA backend's sampler on a stream; nothing waits. Returns the tokens.
 
-    For a CUDA graph, give rows and out (int64 [B]) as tensors on the device, and call it once before
-    the capture.
+    For a CUDA graph, give rows and out (int64 [B]) as tensors on the device, and call the sampler's
+    `reserve` before the capture. A row of an its key that does not exist gives token -1.
     """
     import torch
 
@@ -211,13 +214,27 @@ def _on_host(
     return torch.from_numpy(draw(x, rows, inverse_temperature)).to(logits.device)
 
 
+def _limit(numbers: ExpNumbers | ItsNumbers) -> int:
+    """How many rows a key has: what its words are for, or all that a nonce can say."""
+    return len(numbers.words) if isinstance(numbers, ItsNumbers) else 1 << 32
+
+
+def _check_rows(rows: NDArray[np.int64], limit: int) -> None:
+    if rows.size and not 0 <= rows.min() <= rows.max() < limit:
+        raise ValueError(
+            f"rows holds {rows.min()} to {rows.max()}, but the key has rows 0 to {limit - 1}"
+        )
+
+
 def _drawn(
     sampler: Sampler,
+    limit: int,
     logits: NDArray[np.float32],
     rows: NDArray[np.int64],
     inverse_temperature: float,
 ) -> NDArray[np.int64]:
-    """An `ArrayDraw` with a sampler of the CPU."""
+    """An `ArrayDraw` with a sampler of the CPU, of a key with `limit` rows."""
+    _check_rows(rows, limit)
     out = np.empty(len(rows), np.int64)
     sampler(logits, "float32", rows, inverse_temperature, out, 0)
     _check(out.min(initial=0))
@@ -231,6 +248,7 @@ def _from_table(
     inverse_temperature: float,
 ) -> NDArray[np.int64]:
     """exp with the numbers of a published key, a table [n, V]: these cannot be made one by one."""
+    _check_rows(rows, len(xi))
     x = np.where(np.isnan(logits), np.float32(-np.inf), logits)
     with np.errstate(divide="ignore"):
         values = x * np.float32(inverse_temperature) - np.log(-np.log(xi[rows]))

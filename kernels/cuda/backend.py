@@ -6,7 +6,9 @@ takes on the device depends on the texts and on `memory_bytes`, never on the num
 Kernels work on E, the alignment cost less 2 gamma k (`cpu/edit.py`); what is given and returned here is the cost.
 """
 
-from collections.abc import Iterator
+import functools
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ import numpy as np
 from ..backend import Backend, ExpNumbers, ItsNumbers, Sampler
 from ..constants import NOTHING
 from ..problem import CostTable, Fits, Problem, Resamples, ScoredTexts, Texts
-from .groups import Group, by_alignment, groups_of
+from .groups import Group, by_alignment, cells_of, groups_of, split
 from .launch import (
     Layout,
     Resampled,
@@ -27,6 +29,29 @@ from .scored import Leveled
 from .structs import Struct, struct
 
 _I32, _I64 = np.int32, np.int64
+LEAST_SCRATCH = 1 << 20
+"""A call that cannot run with so few bytes fails for want of memory."""
+
+
+def _in_room(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that takes what scratch the device has now; again with half as much where even that was too much."""
+
+    @functools.wraps(method)
+    def run(self: "CudaBackend", *arguments: Any) -> Any:
+        device = self.device
+        device.measure()
+        while True:
+            try:
+                return method(self, *arguments)
+            except MemoryError:
+                device.give_back(0)
+                if device.memory_bytes <= LEAST_SCRATCH:
+                    raise
+                device.memory_bytes //= 2
+            finally:
+                device.give_back()
+
+    return run
 
 
 class CudaBackend(Backend):
@@ -39,6 +64,7 @@ class CudaBackend(Backend):
 
     def __init__(self, device: Any = None) -> None:
         self._given = device
+        self._sent = threading.local()
 
     @property
     def device(self) -> Any:
@@ -58,19 +84,23 @@ class CudaBackend(Backend):
 
     # Costs of one key
 
+    @_in_room
     def exp_costs(self, secret: np.ndarray, tokens: np.ndarray, n: int, threads: int) -> Any:
         out = self.device.empty((len(tokens), n), _I32)
         if len(tokens):
             key = self.device.array(secret.astype(np.uint32))
             rows = self.device.array(tokens.astype(_I64))
             self._flat("exp_costs", len(tokens) * n, (key, rows, _I64(len(tokens)), _I32(n), out))
+        self.device.finish()  # costs are kept, and other threads may use them
         return out
 
+    @_in_room
     def exp_table(self, secret: np.ndarray, vocab_size: int, n: int, threads: int) -> Any:
         tokens = (vocab_size + 255) // 256 * 256
         out = self.device.empty((tokens, n), _I32)
         key = self.device.array(secret.astype(np.uint32))
         self._flat("exp_table", tokens // 16 * n, (key, _I64(tokens), _I32(n), out))
+        self.device.finish()
         return out
 
     def gather(self, costs: CostTable, n: int) -> np.ndarray:
@@ -88,15 +118,24 @@ class CudaBackend(Backend):
         """A big kernel; its last parameter is the room."""
         self.device.launch(name, where.grid, where.threads, (*arguments, where.room), where.shared)
 
+    def _texts(self, texts: Texts) -> Struct:
+        """Texts on the device: sent once for all calls in turn that a thread makes about them."""
+        last = getattr(self._sent, "last", None)
+        if last is None or last[0] is not texts or last[1] is not self.device:
+            last = texts, self.device, texts_struct(self.device, texts)
+            self._sent.last = last
+        return last[2]
+
     # Statistics of texts
 
+    @_in_room
     def observe(
         self, problem: Problem, texts: Texts, costs: CostTable, best: np.ndarray, threads: int
     ) -> Fits:
         device = self.device
         everything = np.arange(texts.size)
         table = self._table(costs, problem.n)
-        packed = texts_struct(device, texts)
+        packed = self._texts(texts)
         least = device.full(texts.size, NOTHING, _I32)
         place = device.full(texts.size, 2**64 - 1, np.uint64)
         lift = _lift(problem, texts, everything)
@@ -104,7 +143,7 @@ class CudaBackend(Backend):
         for part, members in by_alignment(problem, texts, everything, device.shared_bytes):
             chosen = members_struct(device, texts, members)
             rows, longest = int(chosen.value["rows"]), int(texts.k[members].max())
-            where = layout(device, problem.n, rows, longest, (len(members), 1))
+            where = layout(device, part, rows, longest, (len(members), 1))
             shared = (problem_struct(device, part), packed, chosen, table, best_of, least)
             for output in (np.uintp(0), place):
                 self._launch("observe", where, (*shared, output))
@@ -129,6 +168,7 @@ class CudaBackend(Backend):
         width = matrix.shape[1]
         return struct(self.device, "CostTable", matrix=matrix, width=width, source=source)
 
+    @_in_room
     def tally(
         self,
         problem: Problem,
@@ -174,14 +214,18 @@ class CudaBackend(Backend):
         if not len(active) or first >= stop:
             return
         device = self.device
-        packed = texts_struct(device, texts)
+        packed = self._texts(texts)
         value = value.astype(_I64)
         value_of = device.array(_clipped(value - _lift(problem, texts, active)))
-        groups = groups_of(problem, texts, value, active, device.shared_bytes)
+        groups, cells = [], 0.0
+        for group in groups_of(problem, texts, value, active, device.shared_bytes):
+            each = cells_of(group.problem, texts, group.members)
+            cells = max(cells, min(each.sum(), device.launch_cells / 32))
+            groups += split(group, each, device.launch_cells / 32)
         largest = max(len(group.members) for group in groups)
         rows = int(texts.rows[active].max())
         whole = Resamples(key, first, first + (stop - first + 31) // 32 * 32)
-        made = Resampled(device, problem, whole, rows, texts.size + largest)
+        made = Resampled(device, problem, whole, rows, texts.size + largest, cells)
         open_flags = device.empty(made.largest * largest, np.uint8)
         ready = [(group, members_struct(device, texts, group.members)) for group in groups]
         for a, b in made.chunks:
@@ -203,15 +247,8 @@ class CudaBackend(Backend):
         """Launch the int16 bounds of a group: flags of the resamples that they leave open."""
         assert group.bounds is not None
         _, _, members, some = arguments
-        shift, base, guard, level = group.bounds
-        limits = struct(
-            self.device,
-            "Level",
-            shift=shift,
-            base=base,
-            guard=guard,
-            level=self.device.array(level),
-        )
+        level = self.device.array(group.bounds.level)
+        limits = struct(self.device, "Level", **{**group.bounds._asdict(), "level": level})
         where = self._shared_out(group, texts, members, int(some.value["count"]) // 2)
         self._launch("bound", where, (*arguments, limits, open_flags))
 
@@ -221,21 +258,23 @@ class CudaBackend(Backend):
         wanted = resamples, max(1, min(len(group.members), parts))
         longest = int(texts.k[group.members].max())
         rows = int(members.value["rows"])
-        return layout(self.device, group.problem.n, rows, longest, wanted)
+        return layout(self.device, group.problem, rows, longest, wanted)
 
+    @_in_room
     def null_values(
         self, problem: Problem, texts: Texts, a: int, resamples: Resamples, threads: int
     ) -> np.ndarray:
         device = self.device
         part = problem.of_block(int(texts.k[a]))
-        packed = texts_struct(device, texts)
+        packed = self._texts(texts)
         members = members_struct(device, texts, np.array([a]))
         rows, k = int(members.value["rows"]), int(texts.k[a])
-        made = Resampled(device, problem, resamples, rows, 4)
+        cells = cells_of(part, texts, np.array([a]))[0]
+        made = Resampled(device, problem, resamples, rows, 4, cells)
         values = [np.empty(0, _I32)]
         for b, c in made.chunks:
             least = device.full(c - b, NOTHING, _I32)
-            where = layout(device, problem.n, rows, k, (c - b, 1))
+            where = layout(device, part, rows, k, (c - b, 1))
             arguments = (problem_struct(device, part), packed, members, made.make(b, c, rows))
             self._launch("null_values", where, (*arguments, least))
             values.append(device.to_host(least) + _I32(2 * part.gamma * k))
@@ -243,6 +282,7 @@ class CudaBackend(Backend):
 
     # Scored alignments
 
+    @_in_room
     def tally_scored(
         self,
         problem: Problem,
@@ -276,6 +316,7 @@ class CudaBackend(Backend):
             made.launch("scored_hits", (a, b), value_of, found)
             yield a, b, found
 
+    @_in_room
     def null_scored(
         self, problem: Problem, scored: ScoredTexts, a: int, resamples: Resamples, threads: int
     ) -> np.ndarray:
@@ -291,6 +332,7 @@ class CudaBackend(Backend):
 
     # Prefixes
 
+    @_in_room
     def observe_prefixes(self, problem: Problem, texts: Texts, costs: CostTable) -> np.ndarray:
         device = self.device
         m = len(texts.inverse)
@@ -298,11 +340,12 @@ class CudaBackend(Backend):
         members = members_struct(device, texts, np.array([0]))
         least = device.full(m, NOTHING, _I32)
         windows = max(1, problem.n // (device.block_threads // 32))
-        where = layout(device, problem.n, int(members.value["rows"]), m, (windows, 1))
-        shared = (problem_struct(device, part), texts_struct(device, texts), members)
+        where = layout(device, part, int(members.value["rows"]), m, (windows, 1))
+        shared = (problem_struct(device, part), self._texts(texts), members)
         self._launch("observe_prefixes", where, (*shared, self._table(costs, problem.n), least))
         return device.to_host(least) + _prefix_lift(part, m)
 
+    @_in_room
     def null_prefixes(
         self, problem: Problem, texts: Texts, resamples: Resamples, threads: int
     ) -> np.ndarray:
@@ -312,12 +355,12 @@ class CudaBackend(Backend):
         part = problem.of_block(m)
         members = members_struct(device, texts, np.array([0]))
         rows = int(members.value["rows"])
-        shared = (problem_struct(device, part), texts_struct(device, texts), members)
-        made = Resampled(device, problem, resamples, rows, 4 * m)
+        shared = (problem_struct(device, part), self._texts(texts), members)
+        made = Resampled(device, problem, resamples, rows, 4 * m, float(problem.n) * m * m)
         out = np.empty((resamples.stop - first, m), _I32)
         for b, c in made.chunks:
             least = device.full((c - b, m), NOTHING, _I32)
-            where = layout(device, problem.n, rows, m, (c - b, 1))
+            where = layout(device, part, rows, m, (c - b, 1))
             self._launch("null_prefixes", where, (*shared, made.make(b, c, rows), least))
             out[b - first : c - first] = device.to_host(least) + _prefix_lift(part, m)
         return out

@@ -13,33 +13,20 @@ __device__ inline void bound_body(const Problem& s, const Texts& texts, const Me
   int* tile = my_tile<STAGED>(room);
   int* row_j = my_strip(room);
   const Share share(members);
-  const long long gamma = s.gamma;
-  const int shift = level.shift, base = level.base, guard = level.guard, warps = blockDim.x / 32;
+  const int base = level.base, guard = level.guard, warps = blockDim.x / 32;
+  const Pair cells = {base, level.fall, level.rise};
   for (int t = 2 * blockIdx.x; t + 1 < r.count; t += 2 * gridDim.x) {
-    fill_pair(s, r, t, members.rows, shift, tile);
+    fill_pair(s, r, t, members.rows, level.shift, tile);
     __syncthreads();
     for (int g = share.from + threadIdx.x / 32; g < share.to; g += warps) {
       const long long a = members.index[g];
       const int k = (int)texts.k[a], blocks = (int)(texts.offsets[a + 1] - texts.offsets[a]) - k + 1;
       int open = 0;
       for (int b = 0; b < blocks && open != 3; ++b) {
-        int even = base, odd = base, last = 0;
         const Job job = {texts.inverse + texts.offsets[a] + b, k, 0, s.n + k - 1, members.rows, row_j};
-        walk_block<STAGED>(Pair{gamma, shift, base}, job, tile, s.n, s.stride, [&](int j, int value) {
-          last = value;
-          if (gamma != 0) {
-            int back = (int)((gamma * j) >> shift);
-            int x = (short)value + back, y = (value >> 16) + back;
-            even = x < even ? x : even;
-            odd = y < odd ? y : odd;
-          }
-        }, NoStep());
-        if (gamma == 0) {
-          even = (short)last;
-          odd = last >> 16;
-        }
-        if ((short)last < guard || even - base <= level.level[g]) open |= 1;
-        if ((last >> 16) < guard || odd - base <= level.level[g]) open |= 2;
+        const Ends ends = walk_block<STAGED>(cells, level.fall != 0, job, tile, s.n, s.stride, NoStep());
+        if ((short)ends.last < guard || (short)ends.least - base <= level.level[g]) open |= 1;
+        if ((ends.last >> 16) < guard || (ends.least >> 16) - base <= level.level[g]) open |= 2;
         open = __shfl_sync(ALL_LANES, open, 31);
       }
       if (threadIdx.x % 32 == 0) {

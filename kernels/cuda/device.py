@@ -1,7 +1,9 @@
 """What the host code needs of a device: arrays there and back, and launches. This one is CuPy's; tests have another.
 
 A device offers `processors`, `shared_bytes` (the most that a block can have), `block_threads` (how many threads a
-block of the big kernels gets), `memory_bytes` (what one call may use for scratch), and the methods below.
+block of the big kernels gets), `memory_bytes` (what the call that is running may use for scratch), `launch_cells` (how
+many cells of alignments take it about a second at worst), and the methods below. What runs out of memory raises
+MemoryError.
 """
 
 import contextlib
@@ -11,7 +13,8 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,15 @@ from .source import OPTIONS, entry_points, source
 from .structs import Struct
 
 LEAST_CAPABILITY = 75
+LEAST_CUPY = 14
+"""The first release that takes streams of other libraries (`Stream.from_external`)."""
+MOST_SCRATCH = 1 << 30
+"""Bytes; more makes nothing faster."""
+CELLS_PER_SECOND = 2e9
+"""Of a multiprocessor, at least (reckoned, not measured). A display's watchdog ends launches of two seconds and more,
+and nothing can be interrupted within one."""
+KEPT = 1 << 28
+"""Bytes that CuPy's pool may keep between calls: what it holds beyond that goes back to other users of the device."""
 INSTALL = "pip install 'wmcore[cuda13]' (or 'wmcore[cuda12]' for a CUDA 12 driver)"
 
 
@@ -36,37 +48,81 @@ class _Foreign:
 
 
 class CupyDevice:
-    """One CUDA device, on the current stream of CuPy."""
+    """One CUDA device. Each thread has a stream of its own there, that waits for no other, unless `on_stream` names
+    one."""
 
     def __init__(self, index: int) -> None:
         import cupy
 
+        if int(cupy.__version__.split(".")[0]) < LEAST_CUPY:
+            raise ImportError(f"release {cupy.__version__} is too old, {LEAST_CUPY} is needed")
         self._cupy = cupy
         self.index = index
         attributes = cupy.cuda.Device(index).attributes
         self.processors = int(attributes["MultiProcessorCount"])
         self.shared_bytes = int(attributes["MaxSharedMemoryPerBlockOptin"])
         self.block_threads = 1024
-        self.memory_bytes = 1 << 30
+        self.memory_bytes = MOST_SCRATCH
+        self.launch_cells = CELLS_PER_SECOND * self.processors
         self._module: Any = None
         self._functions: dict[str, Any] = {}
         self._streams: dict[int, Any] = {}
-        self._last = "none"
+        self._own = threading.local()
+
+    @contextlib.contextmanager
+    def _here(self) -> Iterator[None]:
+        """This device and this thread's stream are CuPy's current ones; what fails for want of memory says so."""
+        own = self._own
+        if not hasattr(own, "stream"):
+            with self._cupy.cuda.Device(self.index):
+                own.stream, own.last = self._cupy.cuda.Stream(non_blocking=True), "none"
+        try:
+            with self._cupy.cuda.Device(self.index), own.stream:
+                yield
+        except self._cupy.cuda.memory.OutOfMemoryError as error:
+            raise MemoryError(
+                f"CUDA device {self.index} has no memory left ({error}): free some there, test fewer texts at once,"
+                ' or use backend="cpu"'
+            ) from error
+
+    def measure(self) -> None:
+        """Say in `memory_bytes` what the next call may use: half of what is free, a page at least."""
+        pool = self._cupy.get_default_memory_pool()
+        with self._cupy.cuda.Device(self.index):
+            free, _ = self._cupy.cuda.runtime.memGetInfo()
+            self.memory_bytes = max(1 << 12, min(MOST_SCRATCH, (free + pool.free_bytes()) // 2))
+
+    def give_back(self, most: int = KEPT) -> None:
+        """Free what the pool holds beyond `most` bytes and no array uses."""
+        pool = self._cupy.get_default_memory_pool()
+        with self._cupy.cuda.Device(self.index):
+            if pool.total_bytes() > most:
+                pool.free_all_blocks()
 
     def array(self, values: np.ndarray) -> Any:
         """A copy on the device, C-contiguous; it is there on return, whatever stream it is used on later."""
-        with self._cupy.cuda.Device(self.index):
-            return self._cupy.asarray(np.ascontiguousarray(values), blocking=True)
+        (made,) = self.arrays([values])
+        return made
+
+    def arrays(self, several: Sequence[np.ndarray]) -> list[Any]:
+        """Copies on the device of several arrays, in one transfer; they are there on return."""
+        packed, places = pack(several)
+        with self._here():
+            there = self._cupy.asarray(packed, blocking=True)
+            return [
+                there[at : at + values.nbytes].view(values.dtype).reshape(values.shape)
+                for at, values in zip(places, several, strict=True)
+            ]
 
     def full(self, shape: Any, value: int, dtype: Any) -> Any:
         # By a memset or a copy: a kernel of CuPy's own would need CUDA's headers to be compiled.
-        with self._cupy.cuda.Device(self.index):
+        with self._here():
             if value == 0:
                 return self._cupy.zeros(shape, dtype)
-            return self._cupy.asarray(np.full(shape, value, dtype))
+            return self._cupy.asarray(np.full(shape, value, dtype), blocking=True)
 
     def empty(self, shape: Any, dtype: Any) -> Any:
-        with self._cupy.cuda.Device(self.index):
+        with self._here():
             return self._cupy.empty(shape, dtype)
 
     def pointer(self, array: Any) -> int:
@@ -75,26 +131,36 @@ class CupyDevice:
 
     def adopt(self, exporter: Any) -> Any:
         """The array of another library's tensor on this device, not copied (DLPack)."""
-        with self._cupy.cuda.Device(self.index):
+        with self._here():
             return self._cupy.from_dlpack(exporter)
 
     @contextlib.contextmanager
     def on_stream(self, pointer: int) -> Iterator[None]:
-        """Launches go to the stream of this cudaStream_t."""
-        if pointer not in self._streams:
-            self._streams[pointer] = self._cupy.cuda.Stream.from_external(_Foreign(pointer))
-        with self._cupy.cuda.Device(self.index), self._streams[pointer]:
+        """What this thread does is on the stream of this cudaStream_t."""
+        with self._here():
+            if pointer not in self._streams:
+                external = self._cupy.cuda.Stream.from_external(_Foreign(pointer))
+                self._streams[pointer] = external
+        before, self._own.stream = self._own.stream, self._streams[pointer]
+        try:
             yield
+        finally:
+            self._own.stream = before
 
     def to_host(self, array: Any) -> np.ndarray:
         """A copy on the host; here asynchronous errors of earlier launches show."""
-        with self._cupy.cuda.Device(self.index):
+        with self._here():
             try:
                 return self._cupy.asnumpy(array)
             except Exception as error:
                 raise RuntimeError(
-                    f"CUDA failed at or before kernel {self._last!r}, the last one launched: {error}"
+                    f"CUDA failed at or before kernel {self._own.last!r}, the last one launched: {error}"
                 ) from error
+
+    def finish(self) -> None:
+        """Wait for this thread's stream, so that others may use what was made on it."""
+        with self._here():
+            self._own.stream.synchronize()
 
     def launch(
         self, name: str, grid: tuple[int, int], threads: int, arguments: Any, shared: int = 0
@@ -102,24 +168,24 @@ class CupyDevice:
         """Launch a kernel; arguments are arrays of this device, structs, and NumPy scalars of the exact types."""
         # CuPy passes NumPy arrays of one item by value, a record like a scalar.
         values = tuple(a.value if isinstance(a, Struct) else a for a in arguments)
-        with self._cupy.cuda.Device(self.index):
+        with self._here():
             try:
-                function = self._function(name)
-                if shared > function.max_dynamic_shared_size_bytes:
-                    function.max_dynamic_shared_size_bytes = shared
-                function(grid, (threads,), values, shared_mem=shared)
+                self._function(name)(grid, (threads,), values, shared_mem=shared)
             except Exception as error:
                 raise RuntimeError(
                     f"CUDA kernel {name!r} (grid {grid}, {threads} threads, {shared} bytes of shared memory) "
                     f"could not be launched: {error}"
                 ) from error
-        self._last = name
+            self._own.last = name
 
     def _function(self, name: str) -> Any:
         if name not in self._functions:
             if self._module is None:
                 self._module = self._cupy.RawModule(path=self._machine_code())
-            self._functions[name] = self._module.get_function(name)
+            function = self._module.get_function(name)
+            # Once, and as large as can be: a limit that is raised launch by launch could be lowered by another thread.
+            function.max_dynamic_shared_size_bytes = self.shared_bytes - function.shared_size_bytes
+            self._functions[name] = function
         return self._functions[name]
 
     def compile(self) -> None:
@@ -148,6 +214,19 @@ class CupyDevice:
                 if folder is not None and os.path.isabs(folder):
                     return _keep(Path(folder, name), code)
         return _keep(Path(tempfile.mkdtemp(), name), code)
+
+
+def pack(several: Sequence[np.ndarray]) -> tuple[np.ndarray, list[int]]:
+    """(bytes uint8, where each array begins): arrays one after another, each at a multiple of 256 bytes."""
+    places, end = [], 0
+    for values in several:
+        places.append(end)
+        end += (values.nbytes + 255) // 256 * 256
+    packed = np.zeros(end, np.uint8)
+    for at, values in zip(places, several, strict=True):
+        flat = np.ascontiguousarray(values).reshape(-1)
+        packed[at : at + values.nbytes] = flat.view(np.uint8)
+    return packed, places
 
 
 def _intact(path: Path) -> bool:

@@ -1,10 +1,14 @@
 """Which texts of a batch take the same kernels, and the numbers that those kernels are told."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from ..problem import COSTS, EDIT, Problem, Texts
+
+UNROLL = 8
+"""Columns of a tile that a walk of an edit alignment takes without a look at the end of the key (see `edit.cuh`)."""
 
 
 class Group(NamedTuple):
@@ -16,11 +20,16 @@ class Group(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """The range of int16 bounds (see `bound.cu`); level int32 [A]: what they are compared with."""
+    """The range of int16 bounds (see `bound.cu`), in units of 2**shift; level int32 [A]: what they are compared with.
+
+    fall, rise: a gap in units of 2**-16, rounded up and down (`Pair` of edit.cuh).
+    """
 
     shift: int
     base: int
     guard: int
+    fall: int
+    rise: int
     level: np.ndarray
 
 
@@ -36,10 +45,10 @@ def groups_of(
         if part.alignment != EDIT:  # sliding sums are as fast as any bound of them
             groups.append(Group(part, members))
             continue
-        k = texts.k[members]
-        ranges = {size: bound_range(part, size) for size in np.unique(k).tolist()}
-        for found in sorted(set(ranges.values()), key=str):
-            chosen = members[[ranges[size] == found for size in k.tolist()]]
+        sizes, place = np.unique(texts.k[members], return_inverse=True)
+        ranges = [bound_range(part, size) for size in sizes.tolist()]
+        for found in sorted(set(ranges), key=str):
+            chosen = members[np.array([one == found for one in ranges])[place]]
             if found is None:
                 groups.append(Group(part, chosen))
                 continue
@@ -49,11 +58,36 @@ def groups_of(
     return groups
 
 
-def bound_range(problem: Problem, k: int) -> tuple[int, int, int] | None:
-    """(shift, base, guard) of the int16 bounds of a block of k tokens, or None where none fits (see `bound.cu`).
+def cells_of(problem: Problem, texts: Texts, members: np.ndarray) -> np.ndarray:
+    """About how many cells of an alignment a resample takes: float64 [A]. With edits, those of the super-windows."""
+    k = texts.k[members].astype(float)
+    blocks = np.diff(texts.offsets)[members] - k + 1
+    if problem.alignment != EDIT:
+        return (blocks + k - 1) * problem.n
+    return blocks * (problem.n + 15) // 16 * (k + 15) * k
+
+
+def split(group: Group, cells: np.ndarray, most: float) -> list[Group]:
+    """A group in parts of at most `most` cells each, or of one text. cells: float64 [A]."""
+    if cells.sum() <= most:
+        return [group]
+    part = np.cumsum(cells) // most
+    edges = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), len(cells)]
+    parts = []
+    for a, b in pairwise(edges):
+        bounds = group.bounds
+        if bounds is not None:
+            bounds = bounds._replace(level=bounds.level[a:b])
+        parts.append(Group(group.problem, group.members[a:b], bounds))
+    return parts
+
+
+def bound_range(problem: Problem, k: int) -> tuple[int, int, int, int, int] | None:
+    """(shift, base, guard, fall, rise) of the int16 bounds of a block of k tokens, or None where none fits.
 
     The least shift with which what resamples reach stays above guard: seldom below -4 nats a token, and gamma for each
     token twice and each row. (A shift of 6 costs 0.008 nats a token on average; a bound below guard decides nothing.)
+    The way back from the last row, gamma for each row and token, is an int16, too.
     """
     cost = COSTS[problem.cost]
     offset = -2 * problem.gamma
@@ -61,13 +95,15 @@ def bound_range(problem: Problem, k: int) -> tuple[int, int, int] | None:
     highest = max(0, offset + cost.most)
     per_token = 4 * cost.scale if cost.least < 0 else 0
     room = problem.gamma * (problem.n + 2 * k) + per_token * k
+    columns = problem.n + k
     for shift in range(32):
         least, most = lowest >> shift, highest >> shift
-        if least < -(2**15) or most >= 2**15:
+        fall, rise = -(-problem.gamma << 16 >> shift), problem.gamma << 16 >> shift
+        if least < -(2**15) or most >= 2**15 or fall * columns >= 2**31:
             continue
         base, guard = 2**15 - 1 - most, -(2**15) - min(least, 0)
-        if base - guard >= (room >> shift) + 2:
-            return shift, base, guard
+        if base - guard >= (room >> shift) + (columns >> 16) + 3:
+            return shift, base, guard, fall, rise
     return None
 
 
@@ -77,11 +113,11 @@ def by_alignment(
     """(problem, members int64); texts whose tile fits in shared memory apart from the rest."""
     found = []
     for part, members in problem.parts(texts, active):
-        small = (texts.rows[members] + 1) * 4 * stride_of(problem.n) <= shared_bytes
+        small = (texts.rows[members] + 1) * 4 * stride_of(part) <= shared_bytes
         found += [(part, members[small]), (part, members[~small])]
     return [(part, members.astype(np.int64)) for part, members in found if len(members)]
 
 
-def stride_of(n: int) -> int:
-    """Columns of a tile: a multiple of 32, so that a wavefront meets 32 banks."""
-    return (n + 31) // 32 * 32
+def stride_of(problem: Problem) -> int:
+    """Columns of a tile: a multiple of 32, so that a wavefront meets 32 banks; with edits a few behind the last."""
+    return (problem.n + (UNROLL - 1 if problem.alignment == EDIT else 0) + 31) // 32 * 32

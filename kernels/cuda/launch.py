@@ -20,9 +20,12 @@ class Layout:
     room: Struct
 
 
-def layout(device: Any, n: int, rows: int, longest: int, wanted: tuple[int, int]) -> Layout:
+def layout(
+    device: Any, problem: Problem, rows: int, longest: int, wanted: tuple[int, int]
+) -> Layout:
     """rows: the most distinct tokens of a text; longest: the longest block; wanted: the grid without limits."""
-    tile = (rows + 1) * stride_of(n)
+    n = problem.n
+    tile = (rows + 1) * stride_of(problem)
     if tile >= 2**30:
         raise ValueError(
             f"a text of {rows} distinct tokens with a key of {n} rows needs {tile} costs, but the CUDA kernels "
@@ -49,19 +52,14 @@ def layout(device: Any, n: int, rows: int, longest: int, wanted: tuple[int, int]
 
 def problem_struct(device: Any, problem: Problem) -> Struct:
     """A problem on a device."""
-    return struct(device, "Problem", stride=stride_of(problem.n), **problem._asdict())
+    return struct(device, "Problem", stride=stride_of(problem), **problem._asdict())
 
 
 def texts_struct(device: Any, texts: Texts) -> Struct:
     """Texts on a device."""
-    return struct(
-        device,
-        "Texts",
-        inverse=device.array(texts.inverse.astype(np.int32)),
-        offsets=device.array(texts.offsets),
-        distinct_offsets=device.array(texts.distinct_offsets),
-        k=device.array(texts.k),
-    )
+    names = ("inverse", "offsets", "distinct_offsets", "k")
+    host = (texts.inverse.astype(np.int32), texts.offsets, texts.distinct_offsets, texts.k)
+    return struct(device, "Texts", **dict(zip(names, device.arrays(host), strict=True)))
 
 
 def members_struct(device: Any, texts: Texts, members: np.ndarray) -> Struct:
@@ -74,18 +72,29 @@ def members_struct(device: Any, texts: Texts, members: np.ndarray) -> Struct:
 class Resampled:
     """Resamples on a device, chunk by chunk: memory does not depend on how many there are.
 
-    bytes_each: what the caller keeps for each resample; rows: the most distinct tokens of a text.
+    bytes_each: what the caller keeps for each resample; rows: the most distinct tokens of a text; cells_each: what a
+    resample takes of the device, so that no launch is longer than about a second.
     """
 
     def __init__(
-        self, device: Any, problem: Problem, resamples: Resamples, rows: int, bytes_each: int
+        self,
+        device: Any,
+        problem: Problem,
+        resamples: Resamples,
+        rows: int,
+        bytes_each: int,
+        cells_each: float,
     ) -> None:
         self._device = device
         self._problem = problem
         self._rows = rows
         self._ranked = COSTS[problem.cost].ranked
         first, stop = resamples.first, resamples.stop
-        size = max(32, device.memory_bytes // 4 // (bytes_each + 4 * rows) // 32 * 32)
+        most = min(
+            device.memory_bytes // 4 // (bytes_each + 4 * rows),
+            int(device.launch_cells / max(cells_each, 1.0)),
+        )
+        size = max(32, most // 32 * 32)
         self.chunks = [(a, min(a + size, stop)) for a in range(first, stop, size)]
         self.largest = max((b - a for a, b in self.chunks), default=0)
         self._seed = device.array(resamples.seed_key.astype(np.uint32))

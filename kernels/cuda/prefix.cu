@@ -3,19 +3,16 @@
 
 struct Diagonal {
   int* least_i;
-  int k;
   template <int R>
   __device__ void operator()(int j, int top, const int (&e)[R]) const {
     int wanted = j - 1 - top;
-    if (wanted < 0 || wanted >= R || top + wanted >= k) return;
+    if ((u32)wanted >= (u32)R) return;
+    int value = e[0];
 #pragma unroll
-    for (int r = 0; r < R; ++r)
-      if (r == wanted && e[r] < ((volatile int*)least_i)[top + r]) atomicMin(least_i + top + r, e[r]);
+    for (int r = 1; r < R; ++r)
+      if (r == wanted) value = e[r];
+    if (value < ((volatile int*)least_i)[j - 1]) atomicMin(least_i + j - 1, value);
   }
-};
-
-struct NoFinish {
-  __device__ void operator()(int, int) const {}
 };
 
 // least_i[l] = min(itself, the least E[l + 1, l + 1] or plain cost of the prefix of l + 1 tokens): windows from `warp`
@@ -27,8 +24,8 @@ __device__ __noinline__ void prefix_least(const Problem& s, const Subject& text,
   if (s.alignment == ALIGN_EDIT) {
     for (long long tau = warp; tau < s.n; tau += warps) {
       const Job job = {text.inverse_i, m, (int)tau, m, text.zero_row, text.row_j};
-      const Diagonal step = {least_i, m};
-      walk_block<STAGED>(Single{0}, job, tile, s.n, s.stride, NoFinish(), step);
+      const Diagonal step = {least_i};
+      walk_strips<STAGED, false>(Single{0}, job, tile, s.n, s.stride, step);
     }
   } else {
     for (long long start = 32 * warp + threadIdx.x % 32; start < s.n; start += 32 * warps) {

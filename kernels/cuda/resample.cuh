@@ -1,7 +1,8 @@
 // A tile: the costs of one key (or one resample, or a pair of them) for a text's distinct tokens, made by a whole block
 // in shared memory, or in global memory where they do not fit. Row i is the i-th distinct token, column j the key row;
 // row U is zeros, for lanes without a token. The stride is a multiple of 32, so that a warp that walks a wavefront
-// (lane l at row r + l, column j - l) meets 32 banks.
+// (lane l at row r + l, column j - l) meets 32 banks. Edit alignments look for the end of the key once in UNROLL columns
+// only: there the first UNROLL - 1 columns are repeated behind the last.
 //
 // Numbers of resample t are those of cpu/resample.py: a function of (seed, t, i, j) alone. The functions below are not
 // inlined: one compiled copy serves every kernel.
@@ -9,6 +10,17 @@
 #include "numbers.cuh"
 
 extern __shared__ __align__(16) int shared_memory[];
+
+// The columns behind the last, and the row of zeros.
+__device__ inline void finish_tile(const Problem& s, int U, int* tile_ij) {
+  for (int j = threadIdx.x; j < s.stride; j += blockDim.x) tile_ij[(long long)U * s.stride + j] = 0;
+  if (s.alignment != ALIGN_EDIT) return;
+  __syncthreads();
+  for (int at = threadIdx.x; at < U * (UNROLL - 1); at += blockDim.x) {
+    int* row_j = tile_ij + (long long)(at / (UNROLL - 1)) * s.stride;
+    row_j[s.n + at % (UNROLL - 1)] = row_j[at % (UNROLL - 1) % s.n];
+  }
+}
 
 // tile[i][j] = exact cost - 2 gamma of resample first + t, for U distinct tokens.
 __device__ __noinline__ void fill_resample(const Problem& s, const Resamples& r, int at_t, int U, int* tile_ij) {
@@ -49,7 +61,7 @@ __device__ __noinline__ void fill_resample(const Problem& s, const Resamples& r,
     }
     __syncthreads();
   }
-  for (int j = threadIdx.x; j < s.stride; j += blockDim.x) tile_ij[(long long)U * s.stride + j] = 0;
+  finish_tile(s, U, tile_ij);
 }
 
 // Two int16 in one word: resample 2 pair in the low half.
@@ -96,7 +108,7 @@ __device__ __noinline__ void fill_pair(const Problem& s, const Resamples& r, int
     }
     __syncthreads();
   }
-  for (int j = threadIdx.x; j < s.stride; j += blockDim.x) tile_ij[(long long)U * s.stride + j] = 0;
+  finish_tile(s, U, tile_ij);
 }
 
 // tile[i][j] = costs of the distinct tokens from `first` on, less 2 gamma.
@@ -106,7 +118,7 @@ __device__ __noinline__ void fill_gather(const Problem& s, const CostTable& cost
     int i = (int)(at / s.n), j = (int)(at % s.n);
     tile_ij[(long long)i * s.stride + j] = costs.matrix[costs.source[first + i] * costs.width + j] + offset;
   }
-  for (int j = threadIdx.x; j < s.stride; j += blockDim.x) tile_ij[(long long)U * s.stride + j] = 0;
+  finish_tile(s, U, tile_ij);
 }
 
 // The tile and the strip of this block and warp.

@@ -54,7 +54,8 @@ __device__ inline float load_16(const void* logits, long long row, int V, int s,
 
 // The best (score, lowest token) of this block's tokens of row b goes to keys_b[b]; the last block of a row writes out.
 // A half-warp takes 256 tokens, a lane one ChaCha block: its 16 tokens lie 16 apart. As on the CPU, no words are made
-// where no logit can win with the greatest Gumbel number, and no Gumbel numbers where no word is large enough.
+// where no logit can win with the greatest Gumbel number, and no Gumbel number where the word is not large enough. At
+// first there is no best to win against: each lane makes that of its greatest logit, and the block's best is the others'.
 extern "C" __global__ void __launch_bounds__(256)
     exp_sample(Logits logits, const u32* secret, u32 domain, const long long* rows_b, u64* keys_b, u32* tickets_b,
                long long* out_b) {
@@ -69,34 +70,48 @@ extern "C" __global__ void __launch_bounds__(256)
   }
   __syncthreads();
   u64 mine = 0;
-  const int at_once = blockDim.x / 16, chunks = (V + 255) / 256;
-  for (int from = blockIdx.x * at_once; from < chunks; from += gridDim.x * at_once) {  // hot loop
+  // Score and token of a logit of this lane, if they are the best yet.
+  auto take = [&](float x, u32 word, int token) {
+    const float score = __fmaf_rn(x, logits.scale, gumbel(word));
+    const u64 key = (u64)ordered(score) << 32 | (u32)~token;
+    if (score > MINUS_INFINITY && key > mine) mine = key;
+  };
+  const int at_once = blockDim.x / 16, chunks = (V + 255) / 256, begin = blockIdx.x * at_once;
+  for (int from = begin; from < chunks; from += gridDim.x * at_once) {  // hot loop
     const int s = from + threadIdx.x / 16;
     float x[16];
     const float top = logits.dtype == 0   ? load_16<0>(logits.data, b * logits.stride, V, s, lane, x)
                       : logits.dtype == 1 ? load_16<1>(logits.data, b * logits.stride, V, s, lane, x)
                                           : load_16<2>(logits.data, b * logits.stride, V, s, lane, x);
-    const float best = unordered(*(volatile u32*)block_best);
+    float best = unordered(*(volatile u32*)block_best);
     const float bound = __fmaf_rn(top, logits.scale, GUMBEL_MAX);
     bool alive = top > MINUS_INFINITY && bound >= best;  // equal scores go on: the lower token wins
-    if (!__any_sync(ALL_LANES, alive)) continue;
+    if (from != begin && !__any_sync(ALL_LANES, alive)) continue;
     u32 words[16], least = 0xffffffffu;
     chacha_block(secret, (u32)(16 * s + lane), 0, domain, row, words);
 #pragma unroll
     for (int w = 0; w < 16; ++w) least = ~words[w] < least ? ~words[w] : least;
-    alive = alive && reach(bound, best) > __uint2float_rn(least);
-    if (!alive) continue;
-    u64 found = 0;
+    if (from == begin) {
+      u32 word = 0;
+      int token = 0;
 #pragma unroll
-    for (int w = 0; w < 16; ++w) {
-      float score = __fmaf_rn(x[w], logits.scale, gumbel(words[w]));
-      u64 key = (u64)ordered(score) << 32 | (u32) ~(256 * s + 16 * w + lane);
-      if (score > MINUS_INFINITY && key > found) found = key;
+      for (int w = 0; w < 16; ++w) {
+        if (x[w] != top) continue;
+        word = words[w];
+        token = 256 * s + 16 * w + lane;
+      }
+      if (alive) take(top, word, token);
+      if (mine != 0) atomicMax(block_best, (u32)(mine >> 32));
+      __syncthreads();
+      best = unordered(*(volatile u32*)block_best);
     }
-    if (found > mine) {
-      mine = found;
-      atomicMax(block_best, (u32)(mine >> 32));
-    }
+    const float limit = reach(bound, best);
+    if (!alive || !(limit > __uint2float_rn(least))) continue;
+    const u64 before = mine;
+#pragma unroll
+    for (int w = 0; w < 16; ++w)
+      if (limit > __uint2float_rn(~words[w])) take(x[w], words[w], 256 * s + 16 * w + lane);
+    if (mine > before) atomicMax(block_best, (u32)(mine >> 32));
   }
   if (mine != 0) atomicMax(block_key, mine);
   __syncthreads();
@@ -168,9 +183,10 @@ __device__ inline long long running(long long value) {
   return value;
 }
 
-// its, step 3, a warp for each row: the first rank whose cumulative weight exceeds the target. Leaves top_b zero.
-extern "C" __global__ void its_draw(Logits logits, Ranks ranks, const u32* words_j, const long long* rows_b, int B,
-                                    u32* top_b, long long* out_b) {
+// its, step 3, a warp for each row: the first rank whose cumulative weight exceeds the target. Leaves top_b zero. A row
+// of the key outside 0 .. n - 1 has no token: -1.
+extern "C" __global__ void its_draw(Logits logits, Ranks ranks, const u32* words_j, int n, const long long* rows_b,
+                                    int B, u32* top_b, long long* out_b) {
   const int tiles = ranks.tiles, V = logits.size;
   const int lane = threadIdx.x % 32;
   const int b = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
@@ -178,7 +194,8 @@ extern "C" __global__ void its_draw(Logits logits, Ranks ranks, const u32* words
   const float top = unordered(top_b[b]);
   __syncwarp();
   if (lane == 0) top_b[b] = 0;
-  if (!(top > MINUS_INFINITY && top < INFINITY_F)) {
+  const long long row = rows_b[b];
+  if (!(top > MINUS_INFINITY && top < INFINITY_F) || row < 0 || row >= n) {
     if (lane == 0) out_b[b] = -1;
     return;
   }
@@ -186,7 +203,7 @@ extern "C" __global__ void its_draw(Logits logits, Ranks ranks, const u32* words
   long long total = 0;
   for (int i = lane; i < tiles; i += 32) total += sums_i[i];
   for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(ALL_LANES, total, step);
-  const long long target = its_target(words_j[rows_b[b]], (u64)total);
+  const long long target = its_target(words_j[row], (u64)total);
   long long before = 0;
   int tile = 0;
   for (int from = 0; from < tiles; from += 32) {

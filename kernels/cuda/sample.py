@@ -1,10 +1,12 @@
 """The fused samplers on a device: from another library's logits to tokens, without a copy or a wait.
 
-A sampler is made once for a key. Its calls only launch kernels: results are on the stream, nothing is allocated (after
-the first call with so many rows on a stream), so that calls can be part of a CUDA graph. A row without a distribution
-(all -inf or NaN, or with +inf in it) gives token -1, as on the CPU.
+A sampler is made once for a key. Its calls only launch kernels: results are on the stream, and nothing is allocated
+after `reserve`, or after a first call with so many rows on that stream, so that calls can be part of a CUDA graph. A
+row without a distribution (all -inf or NaN, or with +inf in it) gives token -1, as on the CPU; so does a row of an its
+key that does not exist. Threads may share a sampler, also on one stream: the launches of two calls never mix.
 """
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ _TILE = 256  # ranks a tile (sample.cu)
 class _Sampler:
     def __init__(self, device: Any) -> None:
         self.device = device
+        self._one_call = threading.Lock()
         self._scratch: dict[int, tuple[int, tuple[Any, ...]]] = {}
         # CUDA graphs that were captured may still use it.
         self._outgrown: list[tuple[Any, ...]] = []
@@ -47,7 +50,16 @@ class _Sampler:
                 size=x.shape[1],
                 scale=inverse_temperature,
             )
-            self._launch(x.shape, batch, rows, out, self._room(stream, x.shape[0]))
+            with self._one_call:
+                self._launch(x.shape, batch, rows, out, self._room(stream, x.shape[0]))
+
+    def reserve(self, rows: int, stream: int) -> None:
+        """Make the scratch of calls with up to `rows` rows on a stream, before a CUDA graph is captured on it.
+
+        rows: int; stream: the cudaStream_t as an integer. Inside `torch.cuda.graph(graph, stream=s)` that is s.
+        """
+        with self.device.on_stream(stream), self._one_call:
+            self._room(stream, rows)
 
     def _room(self, stream: int, count: int) -> tuple[Any, ...]:
         """Scratch for `count` rows, one set for each stream: zeros, which every call leaves as zeros."""
@@ -112,7 +124,8 @@ class ItsSampler(_Sampler):
         _by_rows(device, "its_top", (min(-(-shape[1] // 1024), wanted), count), 256, (batch, tops))
         grid = min(-(-self._tiles // 8), wanted), count
         _by_rows(device, "its_tiles", grid, 256, (batch, ranks, tops))
-        arguments = (batch, ranks, self._words, rows, _I32(count), tops, out)
+        n = _I32(len(self._words))
+        arguments = (batch, ranks, self._words, n, rows, _I32(count), tops, out)
         device.launch("its_draw", (-(-count // 4), 1), 128, arguments)
 
 

@@ -32,7 +32,12 @@ class Leveled:
     ) -> None:
         ranked = COSTS[problem.cost].ranked  # a row's number is shared by all tokens
         rows = 1 if ranked else int(scored.texts.rows[members].max(initial=1))
-        size = max(32, device.memory_bytes // 4 // (bytes_each + rows * problem.n) // 32 * 32)
+        cells = np.diff(scored.texts.offsets)[members].sum() * problem.n
+        most = min(
+            device.memory_bytes // 4 // (bytes_each + rows * problem.n),
+            int(device.launch_cells / max(cells, 1)),
+        )
+        size = max(32, most // 32 * 32)
         first, stop = resamples.first // 32 * 32, (resamples.stop + 31) // 32 * 32
         self.chunks = [(a, min(a + size, stop)) for a in range(first, stop, size)]
         largest = max((b - a for a, b in self.chunks), default=0)

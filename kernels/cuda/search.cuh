@@ -41,13 +41,8 @@ struct Place {
 // Not inlined: one compiled copy serves every kernel, and a call costs nothing beside what it does.
 template <bool STAGED>
 __device__ __noinline__ int edit_least(const Job job, const int* tile, int n, int stride, long long gamma) {
-  int best = (int)(-gamma * job.k);
-  const int k = job.k;
-  walk_block<STAGED>(Single{gamma}, job, tile, n, stride, [&](int j, int value) {
-    int total = gamma == 0 ? value : value + (int)(gamma * (j - k));
-    best = total < best ? total : best;
-  }, NoStep());
-  return __shfl_sync(ALL_LANES, best, 31);
+  const Ends ends = walk_block<STAGED>(Single{(int)gamma}, gamma != 0, job, tile, n, stride, NoStep());
+  return __shfl_sync(ALL_LANES, ends.least, 31) - (int)gamma * job.k;
 }
 
 // How many neighbouring windows one bound covers at first: 1, 4 or 16. No more than ceil(n / 16), since int32 has room

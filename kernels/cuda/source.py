@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from .. import constants, problem
+from .groups import UNROLL
 from .structs import declarations
 
 _HERE = Path(__file__).parent
@@ -20,6 +21,7 @@ def source() -> str:
     """
     names = ["ROUNDS", "LEVELS", *sorted(n for n in vars(constants) if n.startswith("DOMAIN_"))]
     parts = [f"#define {name} {getattr(constants, name)}\n" for name in names]
+    parts.append(f"#define UNROLL {UNROLL}\n")
     parts += [f"#define COST_{name} {getattr(problem, name)}\n" for name in ("EXP", "ITS")]
     alignments = ("PLAIN", "EDIT", "FREE", "LOCAL")
     parts += [f"#define ALIGN_{name} {getattr(problem, name)}\n" for name in alignments]

@@ -2,6 +2,7 @@
 NumPy records, so that the two cannot differ."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,15 @@ FIELDS: dict[str, tuple[tuple[str, str], ...]] = {
         ("long long", "width"),
         ("const long long*", "source"),
     ),
-    # Int16 bounds: see bound.cu; level: int32 [members].
-    "Level": (("int", "shift"), ("int", "base"), ("int", "guard"), ("const int*", "level")),
+    # Int16 bounds: see groups.Bounds; level: int32 [members].
+    "Level": (
+        ("int", "shift"),
+        ("int", "base"),
+        ("int", "guard"),
+        ("int", "fall"),
+        ("int", "rise"),
+        ("const int*", "level"),
+    ),
     # Which resamples fit: found uint8 [N, width]; open uint8 [count, members], or null for all.
     "Found": (
         ("const unsigned char*", "open"),
@@ -98,6 +106,7 @@ def declarations() -> str:
     return "".join(made)
 
 
+@cache
 def record(name: str) -> np.dtype:
     """The layout of a struct, as a C++ compiler chooses it."""
     return np.dtype(

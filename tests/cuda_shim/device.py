@@ -112,7 +112,14 @@ def library(arch: int | None = None) -> ctypes.CDLL:
 
 
 class OnDevice(np.ndarray):
-    """An array of the shim, told apart from those of the host."""
+    """An array of the shim. As on a device, nothing but `to_host` brings its numbers to the host: arithmetic and
+    comparisons with NumPy's functions fail, as they do with CuPy's arrays."""
+
+    def __array_ufunc__(self, *_, **__):
+        raise TypeError("an array of the device was given to a function of NumPy: use to_host")
+
+    def __array_function__(self, *_):
+        raise TypeError("an array of the device was given to a function of NumPy: use to_host")
 
 
 def by_value(what, kind, argument):
@@ -151,6 +158,7 @@ class ShimDevice:
         processors=3,
         threads=64,
         memory=1 << 22,
+        launch_cells=1e12,
         arch=None,
         reverse=False,
     ):
@@ -159,6 +167,7 @@ class ShimDevice:
         self.processors = processors
         self.block_threads = threads
         self.memory_bytes = memory
+        self.launch_cells = launch_cells
         self.reverse = reverse
         self.launched: list[str] = []
         self._guarded: list[np.ndarray] = []
@@ -171,9 +180,25 @@ class ShimDevice:
         return memory[GUARD : GUARD + size].view(dtype).reshape(shape).view(OnDevice)
 
     def array(self, values):
-        out = self.empty(np.shape(values), np.asarray(values).dtype)
-        out[...] = values
-        return out
+        (made,) = self.arrays([values])
+        return made
+
+    def arrays(self, several):
+        made = []
+        for values in several:
+            out = self.empty(np.shape(values), values.dtype)
+            out[...] = values
+            made.append(out)
+        return made
+
+    def measure(self):
+        """Memory stays what the test said."""
+
+    def give_back(self, most=0):
+        """There is no pool."""
+
+    def finish(self):
+        """A launch is done when it returns."""
 
     def full(self, shape, value, dtype):
         out = self.empty(shape, dtype)
@@ -181,13 +206,13 @@ class ShimDevice:
         return out
 
     def to_host(self, array):
-        return np.array(array)
+        return array.view(np.ndarray).copy()
 
     def pointer(self, array):
         return array.ctypes.data
 
     def adopt(self, exporter):
-        return np.from_dlpack(exporter)
+        return np.from_dlpack(exporter).view(OnDevice)
 
     def on_stream(self, pointer):
         return nullcontext()

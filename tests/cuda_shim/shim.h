@@ -300,6 +300,12 @@ inline float __int_as_float(int bits) {
   return x;
 }
 
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned which) {
+  const unsigned long long bytes = (unsigned long long)b << 32 | a;
+  unsigned made = 0;
+  for (int i = 0; i < 4; ++i) made |= (unsigned)(bytes >> 8 * (which >> 4 * i & 7) & 0xff) << 8 * i;
+  return made;
+}
 inline unsigned shim_pair(int low, int high) { return ((unsigned)low & 0xffffu) | (unsigned)high << 16; }
 inline unsigned __vadd2(unsigned a, unsigned b) {
   return shim_pair((int)(a & 0xffffu) + (int)(b & 0xffffu), (int)(a >> 16) + (int)(b >> 16));

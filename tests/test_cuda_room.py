@@ -1,0 +1,79 @@
+"""What a call takes of a device: no launch too long, no more memory than there is, and the same counts all the same."""
+
+import numpy as np
+import pytest
+from cuda_shim.device import ShimDevice
+from test_backends import KEY, make_problem, null
+
+from wmcore.kernels.cuda import backend
+from wmcore.kernels.cuda.backend import CudaBackend
+from wmcore.kernels.cuda.device import pack as pack_bytes
+from wmcore.kernels.problem import Resamples, pack
+
+
+def test_no_launch_is_longer_than_the_device_allows():
+    """Fewer resamples and fewer texts a launch, with the same counts."""
+    texts = [np.random.default_rng(i).integers(0, 40, size=20 + i) for i in range(5)]
+    for scheme in ("exp-edit", "exp"):
+        problem = make_problem(scheme, 40, 300)
+        packed = pack(texts, None)
+        value = np.sort(null(problem, packed, 0, 96))[:, 40]
+        limit = np.full(5, 99)
+        some = Resamples(KEY, 0, 96)
+        whole, short = ShimDevice(), ShimDevice(launch_cells=32 * 2500.0)
+        expected = CudaBackend(whole).tally(problem, packed, value, limit, some, 1)
+        found = CudaBackend(short).tally(problem, packed, value, limit, some, 1)
+        assert np.array_equal(found, expected)
+        assert expected[0].min() > 0
+        assert short.launched.count("hits") > whole.launched.count("hits") == 1
+        one = CudaBackend(short).null_values(problem, packed, 2, some, 1)
+        assert np.array_equal(one, CudaBackend(whole).null_values(problem, packed, 2, some, 1))
+        assert short.launched.count("null_values") > 1
+
+
+class Full(ShimDevice):
+    """A device with `left` bytes for scratch."""
+
+    def __init__(self, left):
+        super().__init__()
+        self.left, self.given = left, []
+
+    def measure(self):
+        self.memory_bytes = 1 << 16
+
+    def give_back(self, most=None):
+        self.given.append(most)
+
+    def full(self, shape, value, dtype):
+        if np.prod(shape) * np.dtype(dtype).itemsize > self.left:
+            raise MemoryError("no memory left")
+        return super().full(shape, value, dtype)
+
+
+def test_a_call_that_finds_no_memory_takes_less(monkeypatch):
+    monkeypatch.setattr(backend, "LEAST_SCRATCH", 1 << 13)
+    problem, packed = make_problem("exp", 40, 0), pack([np.arange(30)] * 3, None)
+    some = Resamples(KEY, 0, 640)
+    value, limit = np.full(3, -(2**30), np.int32), np.full(3, 99)
+    device = Full(300)
+    hits, used = CudaBackend(device).tally(problem, packed, value, limit, some, 1)
+    assert hits.tolist() == [0] * 3
+    assert used.tolist() == [640] * 3
+    assert device.given[-1] is None  # in the end, too, and all of it before another try
+    assert 0 in device.given
+    with pytest.raises(MemoryError):
+        CudaBackend(Full(50)).tally(problem, packed, value, limit, some, 1)
+
+
+def test_several_arrays_travel_as_one():
+    arrays = [
+        np.arange(3),
+        np.empty(0, np.uint8),
+        np.arange(300, dtype=np.int16)[::2],
+        np.ones((2, 2)),
+    ]
+    packed, places = pack_bytes(arrays)
+    assert all(at % 256 == 0 for at in places)
+    for at, values in zip(places, arrays, strict=True):
+        there = packed[at : at + values.nbytes].view(values.dtype).reshape(values.shape)
+        assert np.array_equal(there, values)

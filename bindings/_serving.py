@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -111,12 +111,12 @@ class Stream:
         self._service = service
         self._noted: set[str] = set()
 
-    @property
+    @cached_property
     def draw(self) -> sampling.Draw:
-        """The draw from the text's key, one object for all texts of that key."""
+        """The draw from the text's key, as a rule one object for all texts of that key."""
         return _draw(self.watermark)
 
-    @property
+    @cached_property
     def array_draw(self) -> sampling.ArrayDraw:
         """The same for NumPy arrays, where there is no torch."""
         return _array_draw(self.watermark)

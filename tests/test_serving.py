@@ -179,6 +179,22 @@ def test_forced_rows_are_the_keys_and_the_others_are_untouched(service, mark):
         assert logits[row, token] == before[row, token]
 
 
+def test_more_tenants_than_are_remembered(service):
+    """Each has its own key's token, also where a batch has more keys than the draws that are kept."""
+    count = 300
+    streams = [service.open(Wish(label=str(i), shift=0), Sampling()) for i in range(count)]
+    logits = torch.from_numpy(
+        np.random.default_rng(1).normal(0, 2, (count, WIDTH)).astype(np.float32)
+    )
+    before = logits.clone()
+    _serving.force(logits, range(count), streams, [0] * count)
+    for i, stream in enumerate(streams):
+        token = int(
+            sampling.watermarked(stream.watermark)(before[[i], :VOCAB], np.zeros(1, int), 1.0)
+        )
+        assert logits[i].isfinite().nonzero().flatten().tolist() == [token]
+
+
 def test_what_goes_unmarked_is_counted_and_said_once(service, caplog):
     """A row without a distribution is left to the server, and a text beyond the key is named."""
     stream = service.open(Wish(shift=0), Sampling())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -33,6 +34,7 @@ def test_over_http(mark, tmp_path):
                 post(port, "/generate", {"text": "a", "sampling_params": {"max_new_tokens": 1}})
                 break
             except OSError:
+                assert server.poll() is None, (tmp_path / "log").read_text()[-2000:]
                 time.sleep(1)
         body = {"model": "x", "prompt": PROMPTS[1], "max_tokens": LENGTH, "temperature": 1.0}
         streamed = post(
@@ -49,8 +51,9 @@ def test_over_http(mark, tmp_path):
         log.seek(0)
         assert f"marked: key {mark.fingerprint}, scheme exp, shift hash" in log.read()
     finally:
-        os.killpg(server.pid, 15)
-        server.wait(60)
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(60)
 
 
 def post(port, path, body):

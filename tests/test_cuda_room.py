@@ -8,6 +8,7 @@ from test_backends import KEY, make_problem, null
 from wmcore.kernels.cuda import backend
 from wmcore.kernels.cuda.backend import CudaBackend
 from wmcore.kernels.cuda.device import pack as pack_bytes
+from wmcore.kernels.cuda.groups import Bounds, Group, split
 from wmcore.kernels.problem import Resamples, pack
 
 
@@ -63,6 +64,36 @@ def test_a_call_that_finds_no_memory_takes_less(monkeypatch):
     assert 0 in device.given
     with pytest.raises(MemoryError):
         CudaBackend(Full(50)).tally(problem, packed, value, limit, some, 1)
+
+
+def test_ranks_are_drawn_where_they_have_room_if_memory_grows_meanwhile():
+    """Other threads measure it, too: what was made for little memory is not used as if there had been more."""
+
+    class Growing(ShimDevice):
+        def launch(self, name, *rest, **more):
+            self.memory_bytes = 1 << 22
+            super().launch(name, *rest, **more)
+
+        def full(self, *what):
+            self.memory_bytes = 1 << 22
+            return super().full(*what)
+
+    problem, packed = make_problem("its", 5, vocab_size=5000), pack([np.arange(20)], None)
+    some = Resamples(KEY, 0, 96)
+    device = Growing(memory=1 << 15)
+    values = CudaBackend(device).null_values(problem, packed, 0, some, 1)
+    assert np.array_equal([values], null(problem, packed, 0, 96))
+
+
+def test_parts_of_a_group_are_as_small_as_asked_for():
+    most = 4.0
+    group = Group(make_problem("exp", 5), np.arange(5), Bounds(0, 0, 0, 0, 0, np.arange(5)))
+    for cells in ([0.1, 3.95, 3.9, 0.0, 0.1], [9.0, 1.0, 1.0, 9.0, 9.0], [0.0] * 5, [4.0] * 5):
+        parts = split(group, np.array(cells), most)
+        assert np.concatenate([part.members for part in parts]).tolist() == list(range(5))
+        for part in parts:
+            assert len(part.members) == 1 or sum(cells[i] for i in part.members) <= most
+            assert part.bounds.level.tolist() == part.members.tolist()
 
 
 def test_several_arrays_travel_as_one():

@@ -71,8 +71,13 @@ def split(group: Group, cells: np.ndarray, most: float) -> list[Group]:
     """A group in parts of at most `most` cells each, or of one text. cells: float64 [A]."""
     if cells.sum() <= most:
         return [group]
-    part = np.cumsum(cells) // most
-    edges = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), len(cells)]
+    edges, total = [0], 0.0
+    for i, each in enumerate(cells.tolist()):
+        if total + each > most and i > edges[-1]:
+            edges.append(i)
+            total = 0.0
+        total += each
+    edges.append(len(cells))
     parts = []
     for a, b in pairwise(edges):
         bounds = group.bounds

@@ -97,17 +97,15 @@ class Resampled:
         size = max(32, most // 32 * 32)
         self.chunks = [(a, min(a + size, stop)) for a in range(first, stop, size)]
         self.largest = max((b - a for a, b in self.chunks), default=0)
+        # `memory_bytes` may be another when chunks are made: other calls measure it, too.
+        per_block = 4 * 4 * ((problem.vocab_size + 31) // 32)
+        most = max(1, device.memory_bytes // 4 // per_block)
+        self._most_blocks = max(1, min((self.largest + 3) // 4, 4 * device.processors, most))
         self._seed = device.array(resamples.seed_key.astype(np.uint32))
         shape = (self.largest, rows) if self._ranked else (1,)
         self._etas = device.empty(shape, np.int32)
-        words = 4 * self._blocks(self.largest) * ((problem.vocab_size + 31) // 32)
+        words = self._most_blocks * per_block // 4
         self._seen = device.empty(words if self._ranked else 1, np.uint32)
-
-    def _blocks(self, count: int) -> int:
-        device = self._device
-        per_block = 4 * 4 * ((self._problem.vocab_size + 31) // 32)
-        most = max(1, device.memory_bytes // 4 // per_block)
-        return max(1, min((count + 3) // 4, 4 * device.processors, most))
 
     def make(self, a: int, b: int, rows: int) -> Struct:
         """Resamples a .. b - 1 for texts of at most `rows` distinct tokens; those made before are overwritten."""
@@ -117,5 +115,6 @@ class Resampled:
         if self._ranked:
             problem = problem_struct(self._device, self._problem)
             arguments = (problem, found, np.int32(rows), self._seen)
-            self._device.launch("its_etas", (self._blocks(b - a), 1), 128, arguments)
+            blocks = min((b - a + 3) // 4, self._most_blocks)
+            self._device.launch("its_etas", (blocks, 1), 128, arguments)
         return found

@@ -17,6 +17,7 @@ from test_backends import make_problem
 
 from wmcore import SCHEMES, Detector, Key, PublishedKey, Watermark, WatermarkError, sampling
 from wmcore.kernels import load, resolve
+from wmcore.kernels.backend import ExpNumbers
 from wmcore.kernels.cuda import backend as backend_module
 from wmcore.kernels.cuda import device as cuda_device
 from wmcore.kernels.problem import pack
@@ -352,7 +353,7 @@ class FakeCupy:
     __version__ = "14.0"
     streams: ClassVar[list] = []
     own: ClassVar[list] = []
-    compiled, free, held = 0, 1 << 40, 0
+    compiled, free, held, used = 0, 1 << 40, 0, 0
     asarray = staticmethod(lambda values, blocking=False: np.asarray(values))
     from_dlpack = staticmethod(np.from_dlpack)
     zeros = staticmethod(np.zeros)
@@ -367,10 +368,12 @@ class FakeCupy:
         return FakeCupy
 
     @staticmethod
-    def total_bytes():
+    def free_bytes():
         return FakeCupy.held
 
-    free_bytes = total_bytes
+    @staticmethod
+    def total_bytes():
+        return FakeCupy.held + FakeCupy.used
 
     @staticmethod
     def free_all_blocks():
@@ -409,6 +412,32 @@ def test_errors_of_launches_name_the_kernel(monkeypatch, tmp_path):
         device.launch("hits", (3, 2), 1024, (), 0)
     with pytest.raises(RuntimeError, match=r"at or before kernel 'bound', .*ILLEGAL_ADDRESS"):
         device.to_host(np.zeros(1))
+
+
+def test_a_device_with_less_shared_memory_does_not_lower_the_limit_of_kernels(
+    monkeypatch, tmp_path
+):
+    """CuPy keeps one module for each file, so both instances set the attribute of the same function."""
+    monkeypatch.setitem(sys.modules, "cupy", FakeCupy)
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path))
+    beside = cuda_device.CupyDevice(0)
+    beside.shared_bytes = 64
+    beside.launch("bound", (1, 1), 256, (), 0)
+    assert beside._functions["bound"].max_dynamic_shared_size_bytes == 232448 - 16
+
+
+def test_samplers_are_made_where_the_logits_are(monkeypatch):
+    """Also after the backend opened device 0 for detection."""
+    devices = [ShimDevice(), ShimDevice()]
+    monkeypatch.setattr(cuda_device, "device", lambda index=0: devices[index])
+    backend = backend_module.CudaBackend()
+    assert backend.device is devices[0]
+    numbers = ExpNumbers(np.zeros(8, np.uint32), 1)
+    assert [backend.sampler(numbers, index).device for index in (0, 1, None)] == [
+        devices[0],
+        devices[1],
+        devices[0],
+    ]
 
 
 def test_streams_and_arrays_of_others(monkeypatch):
@@ -470,10 +499,11 @@ def test_scratch_is_half_of_what_is_free_and_goes_back(monkeypatch):
         monkeypatch.setattr(FakeCupy, "held", held)
         device.measure()
         assert device.memory_bytes == scratch
-    for held, kept in [(1 << 20, 1 << 20), (1 << 29, 0)]:
+    for held, used, kept in [(1 << 20, 0, 1 << 20), (1 << 29, 0, 0), (1 << 20, 1 << 29, 1 << 20)]:
         monkeypatch.setattr(FakeCupy, "held", held)
+        monkeypatch.setattr(FakeCupy, "used", used)
         device.give_back()
-        assert FakeCupy.held == kept
+        assert FakeCupy.held == kept  # a table that is in use is no reason to free the rest
 
 
 def test_a_full_device_says_so(monkeypatch):

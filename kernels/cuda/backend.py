@@ -44,12 +44,12 @@ def _in_room(method: Callable[..., Any]) -> Callable[..., Any]:
             try:
                 return method(self, *arguments)
             except MemoryError:
-                device.give_back(0)
                 if device.memory_bytes <= LEAST_SCRATCH:
                     raise
-                device.memory_bytes //= 2
             finally:
                 device.give_back()
+            device.give_back(0)  # only now, as the error kept alive what the call held
+            device.memory_bytes //= 2
 
     return run
 
@@ -69,11 +69,11 @@ class CudaBackend(Backend):
     @property
     def device(self) -> Any:
         """The device, opened when first needed."""
-        if self._given is None:
-            from .device import device
+        if self._given is not None:
+            return self._given
+        from .device import device
 
-            self._given = device()
-        return self._given
+        return device()
 
     def why_not(self) -> str | None:
         if self._given is not None:
@@ -227,30 +227,23 @@ class CudaBackend(Backend):
         whole = Resamples(key, first, first + (stop - first + 31) // 32 * 32)
         made = Resampled(device, problem, whole, rows, texts.size + largest, cells)
         open_flags = device.empty(made.largest * largest, np.uint8)
-        ready = [(group, members_struct(device, texts, group.members)) for group in groups]
+        ready = [
+            (group, members_struct(device, texts, group.members), _limits(device, group))
+            for group in groups
+        ]
         for a, b in made.chunks:
             matrix = device.full((texts.size, b - a), 0, np.uint8)
-            for group, members in ready:
+            for group, members, limits in ready:
                 shared = (problem_struct(device, group.problem), packed, members)
                 some = made.make(a, b, int(members.value["rows"]))
-                if group.bounds is not None:
-                    self._bound(group, texts, (*shared, some), open_flags)
+                if limits is not None:
+                    where = self._shared_out(group, texts, members, (b - a) // 2)
+                    self._launch("bound", where, (*shared, some, limits, open_flags))
                 flags = None if group.bounds is None else open_flags
                 found = struct(device, "Found", open=flags, found=matrix, width=b - a)
                 where = self._shared_out(group, texts, members, b - a)
                 self._launch("hits", where, (*shared, some, value_of, found))
             yield a, b, struct(device, "Found", open=None, found=matrix, width=b - a)
-
-    def _bound(
-        self, group: Group, texts: Texts, arguments: tuple[Struct, ...], open_flags: Any
-    ) -> None:
-        """Launch the int16 bounds of a group: flags of the resamples that they leave open."""
-        assert group.bounds is not None
-        _, _, members, some = arguments
-        level = self.device.array(group.bounds.level)
-        limits = struct(self.device, "Level", **{**group.bounds._asdict(), "level": level})
-        where = self._shared_out(group, texts, members, int(some.value["count"]) // 2)
-        self._launch("bound", where, (*arguments, limits, open_flags))
 
     def _shared_out(self, group: Group, texts: Texts, members: Struct, resamples: int) -> Layout:
         """A grid of resamples; where they are few, the texts are shared out, too, so that the device is full."""
@@ -379,6 +372,14 @@ class CudaBackend(Backend):
         if isinstance(numbers, ExpNumbers):
             return ExpSampler(where, numbers.secret, numbers.domain)
         return ItsSampler(where, numbers.order, numbers.words)
+
+
+def _limits(device: Any, group: Group) -> Struct | None:
+    """What the int16 bounds of a group are compared with, on the device."""
+    if group.bounds is None:
+        return None
+    level = device.array(group.bounds.level)
+    return struct(device, "Level", **{**group.bounds._asdict(), "level": level})
 
 
 def _lift(problem: Problem, texts: Texts, members: np.ndarray) -> np.ndarray:

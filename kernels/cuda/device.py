@@ -61,6 +61,7 @@ class CupyDevice:
         attributes = cupy.cuda.Device(index).attributes
         self.processors = int(attributes["MultiProcessorCount"])
         self.shared_bytes = int(attributes["MaxSharedMemoryPerBlockOptin"])
+        self._shared_limit = self.shared_bytes
         self.block_threads = 1024
         self.memory_bytes = MOST_SCRATCH
         self.launch_cells = CELLS_PER_SECOND * self.processors
@@ -96,7 +97,7 @@ class CupyDevice:
         """Free what the pool holds beyond `most` bytes and no array uses."""
         pool = self._cupy.get_default_memory_pool()
         with self._cupy.cuda.Device(self.index):
-            if pool.total_bytes() > most:
+            if pool.free_bytes() > most:
                 pool.free_all_blocks()
 
     def array(self, values: np.ndarray) -> Any:
@@ -183,8 +184,9 @@ class CupyDevice:
             if self._module is None:
                 self._module = self._cupy.RawModule(path=self._machine_code())
             function = self._module.get_function(name)
-            # Once, and as large as can be: a limit that is raised launch by launch could be lowered by another thread.
-            function.max_dynamic_shared_size_bytes = self.shared_bytes - function.shared_size_bytes
+            # As large as can be, whatever `shared_bytes` says now: CuPy has one such kernel for all threads and devices here.
+            most = self._shared_limit - function.shared_size_bytes
+            function.max_dynamic_shared_size_bytes = most
             self._functions[name] = function
         return self._functions[name]
 

@@ -66,20 +66,27 @@ paper: $(VENV)/.have-paper  ## the paper's experiments: NEWS=articles.jsonl INST
 
 # Fails where there is no GPU: a run that measured nothing must not look like one that did. SYSTEM=1 takes the python3 on
 # the path with what it has, for machines that cannot install anything; each step ends after its time, and results are
-# written as they come.
+# written as they come. A step that fails does not keep the others from running; the target fails in the end.
 GPU_PYTHON := $(if $(SYSTEM),python3,$(BIN)/python)
 GPU_TESTS := tests/test_cuda_device.py tests/test_backends.py
+GPU_TOOLS := memcheck racecheck initcheck synccheck
+# pytest names what had failed when its time is up, if it is told by the signal of Ctrl-C.
+LIMIT := timeout --signal=INT --kill-after=20
 gpu: $(if $(SYSTEM),system,$(VENV)/.have-cuda$(CUDA))  ## tests and benchmark on a GPU (CUDA=12: older driver; SYSTEM=1: no installation)
 	$(GPU_PYTHON) benchmarks/gpu.py --check
-	HF_HUB_OFFLINE=1 timeout 280 $(GPU_PYTHON) -m pytest -m gpu -q $(GPU_TESTS)
-	timeout 280 $(GPU_PYTHON) benchmarks/gpu.py
-	@if command -v compute-sanitizer; then \
-		for tool in memcheck racecheck initcheck synccheck; do \
+	@export HF_HUB_OFFLINE=1; failed=; \
+	for file in $(GPU_TESTS); do \
+		$(LIMIT) 280 $(GPU_PYTHON) -m pytest -m gpu -q $$file || failed="$$failed $$file"; \
+	done; \
+	$(LIMIT) 280 $(GPU_PYTHON) benchmarks/gpu.py || failed="$$failed benchmarks/gpu.py"; \
+	if command -v compute-sanitizer; then \
+		for tool in $(GPU_TOOLS); do \
 			echo "compute-sanitizer --tool $$tool"; \
-			timeout 140 compute-sanitizer --tool $$tool --error-exitcode 9 \
-				$(GPU_PYTHON) -m pytest -m gpu -q -k sanitizer tests/test_cuda_device.py || exit 1; \
+			$(LIMIT) 140 compute-sanitizer --tool $$tool --error-exitcode 9 \
+				$(GPU_PYTHON) -m pytest -m gpu -q -k sanitizer tests/test_cuda_device.py || failed="$$failed $$tool"; \
 		done; \
-	else echo "compute-sanitizer is not installed: memory checks were not run"; fi
+	else echo "compute-sanitizer is not installed: memory checks were not run"; fi; \
+	if test -n "$$failed"; then echo "failed:$$failed"; exit 1; fi
 
 system:
 	PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install -q --no-index --no-deps --no-build-isolation -e .

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -278,9 +279,10 @@ def main() -> None:
     path = RESULTS / f"{re.sub('[^a-z0-9]+', '-', about['name'].lower()).strip('-')}.json"
     parts = {
         "edit": lambda: rates(cuda, wait, about["int32_peak_per_s"]),
-        "detect": lambda: detections(wait),
+        "detect a few": lambda: detections(wait, batch=64),
         "sample": sampling_rates,
         "generate": generation,
+        "detect": lambda: detections(wait),  # last: it takes longest
     }
     measure(path, {"card": about, "machine": machine(), "commit": commit()}, parts)
 
@@ -294,6 +296,7 @@ def measure(
         try:
             result[name] = part()
         except Exception as error:
+            traceback.print_exc()
             result["failed"][name] = f"{type(error).__name__}: {error}"
         path.write_text(json.dumps(result, indent=1) + "\n")
         print(json.dumps({name: result.get(name)}, indent=1), flush=True)

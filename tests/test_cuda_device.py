@@ -30,9 +30,10 @@ def works():
 
 @pytest.fixture(scope="module")
 def beside(works):
-    """The device with tiles beside shared memory."""
+    """The device with tiles beside shared memory, and little memory."""
     device = cuda_device.CupyDevice(0)
     device.shared_bytes, device.memory_bytes, device.block_threads = 64, 1 << 24, 256
+    device.measure = lambda: None
     return CudaBackend(device)
 
 
@@ -66,8 +67,10 @@ def test_detection_at_full_size(scheme, blocks):
     assert resolve("auto") is cuda
 
 
-def test_memory_does_not_grow_with_resamples():
+def test_memory_does_not_grow_with_resamples(monkeypatch):
     import cupy
+
+    monkeypatch.setattr(cuda_device.CupyDevice, "give_back", lambda self, most=0: None)  # all seen
 
     problem = make_problem("its-edit", 256, 26214, 49152)
     text = np.random.default_rng(0).integers(0, 49152, size=200)
@@ -79,7 +82,7 @@ def test_memory_does_not_grow_with_resamples():
         some = Resamples(KEY, 0, resamples)
         cuda.tally(problem, packed, value, np.full(64, 2**40), some, 1)
         used.append(pool.total_bytes())
-    assert used[1] <= max(used[0], cuda_device.device().memory_bytes) * 1.5
+    assert 0 < used[1] <= max(used[0], cuda_device.device().memory_bytes) * 1.5
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16"])

@@ -184,7 +184,8 @@ class CupyDevice:
             if self._module is None:
                 self._module = self._cupy.RawModule(path=self._machine_code())
             function = self._module.get_function(name)
-            # As large as can be, whatever `shared_bytes` says now: CuPy has one such kernel for all threads and devices here.
+            # As large as can be, whatever `shared_bytes` says now: CuPy has one such kernel for all threads
+            # and instances.
             most = self._shared_limit - function.shared_size_bytes
             function.max_dynamic_shared_size_bytes = most
             self._functions[name] = function

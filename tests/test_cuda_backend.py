@@ -304,6 +304,9 @@ class FakeCupy:
                 super().__init__()
                 FakeCupy.own.append(non_blocking)
 
+            def synchronize(self):
+                FakeCupy.waits += 1
+
             @staticmethod
             def from_external(stream):
                 version, pointer = stream.__cuda_stream__()
@@ -353,7 +356,8 @@ class FakeCupy:
     __version__ = "14.0"
     streams: ClassVar[list] = []
     own: ClassVar[list] = []
-    compiled, free, held, used = 0, 1 << 40, 0, 0
+    compiled, waits = 0, 0
+    free, held, used = 1 << 40, 0, 0
     asarray = staticmethod(lambda values, blocking=False: np.asarray(values))
     from_dlpack = staticmethod(np.from_dlpack)
     zeros = staticmethod(np.zeros)
@@ -489,6 +493,19 @@ def test_each_thread_has_a_stream_that_waits_for_no_other(monkeypatch):
     thread.start()
     thread.join()
     assert FakeCupy.own == [True, True]
+
+
+def test_only_what_outlives_a_call_waits_for_its_copy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", FakeCupy)
+    monkeypatch.setattr(FakeCupy, "waits", 0)
+    device = cuda_device.CupyDevice(0)
+    values = [np.arange(3), np.zeros(0, np.uint8), np.ones((2, 2), np.int16)]
+    for made, given in zip(device.arrays(values), values, strict=True):
+        assert np.array_equal(made, given)
+        assert made.dtype == given.dtype
+    assert FakeCupy.waits == 0
+    assert np.array_equal(device.kept(values[0]), values[0])
+    assert FakeCupy.waits == 1
 
 
 def test_scratch_is_half_of_what_is_free_and_goes_back(monkeypatch):

@@ -101,26 +101,34 @@ class CupyDevice:
                 pool.free_all_blocks()
 
     def array(self, values: np.ndarray) -> Any:
-        """A copy on the device, C-contiguous; it is there on return, whatever stream it is used on later."""
+        """A copy on the device, C-contiguous, for this thread's stream: the copy is queued there, nothing waits."""
         (made,) = self.arrays([values])
         return made
 
     def arrays(self, several: Sequence[np.ndarray]) -> list[Any]:
-        """Copies on the device of several arrays, in one transfer; they are there on return."""
+        """`array` of several, in one transfer."""
         packed, places = pack(several)
         with self._here():
-            there = self._cupy.asarray(packed, blocking=True)
+            there = self._cupy.asarray(
+                packed
+            )  # from pinned memory, which CuPy keeps until it is read
             return [
                 there[at : at + values.nbytes].view(values.dtype).reshape(values.shape)
                 for at, values in zip(places, several, strict=True)
             ]
+
+    def kept(self, values: np.ndarray) -> Any:
+        """A copy on the device that outlives the call: it is there on return, whatever stream it is used on later."""
+        made = self.array(values)
+        self.finish()
+        return made
 
     def full(self, shape: Any, value: int, dtype: Any) -> Any:
         # By a memset or a copy: a kernel of CuPy's own would need CUDA's headers to be compiled.
         with self._here():
             if value == 0:
                 return self._cupy.zeros(shape, dtype)
-            return self._cupy.asarray(np.full(shape, value, dtype), blocking=True)
+            return self._cupy.asarray(np.full(shape, value, dtype))
 
     def empty(self, shape: Any, dtype: Any) -> Any:
         with self._here():

@@ -83,7 +83,7 @@ class ExpSampler(_Sampler):
 
     def __init__(self, device: Any, words: np.ndarray, domain: int) -> None:
         super().__init__(device)
-        self._key = device.array(words.astype(np.uint32))
+        self._key = device.kept(words.astype(np.uint32))
         self._domain = np.uint32(domain)
 
     def _make_room(self, count: int) -> tuple[Any, ...]:
@@ -103,8 +103,8 @@ class ItsSampler(_Sampler):
 
     def __init__(self, device: Any, order: np.ndarray, words: np.ndarray) -> None:
         super().__init__(device)
-        self._order = device.array(order.astype(_I32))
-        self._words = device.array(words.astype(np.uint32))
+        self._order = device.kept(order.astype(_I32))
+        self._words = device.kept(words.astype(np.uint32))
         self._tiles = -(-len(order) // _TILE)
 
     def _make_room(self, count: int) -> tuple[Any, ...]:

@@ -183,6 +183,8 @@ class ShimDevice:
         (made,) = self.arrays([values])
         return made
 
+    kept = array
+
     def arrays(self, several):
         made = []
         for values in several:

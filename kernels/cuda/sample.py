@@ -18,7 +18,8 @@ TYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
 
 _I32, _I64 = np.int32, np.int64
 _CAPACITY = 256
-_TILE = 256  # ranks a tile (sample.cu)
+# Of sample.cu: ranks a tile, tokens that a block of the its kernels takes at once, bytes beside its sums.
+_TILE, _AT_ONCE, _DRAWING = 256, 1024, 80
 
 
 class _Sampler:
@@ -103,30 +104,39 @@ class ItsSampler(_Sampler):
 
     def __init__(self, device: Any, order: np.ndarray, words: np.ndarray) -> None:
         super().__init__(device)
-        self._order = device.array(order.astype(_I32))
-        self._words = device.array(words.astype(np.uint32))
         self._tiles = -(-len(order) // _TILE)
+        self._shared = _DRAWING + 8 * self._tiles
+        if self._shared > device.shared_bytes:
+            raise ValueError(
+                f"a vocabulary of {len(order)} tokens needs {self._shared} bytes of shared memory, but the device has "
+                f'{device.shared_bytes}: use backend="cpu"'
+            )
+        tile = np.zeros(-(-len(order) // _AT_ONCE) * _AT_ONCE, np.uint16)
+        tile[order] = np.arange(len(order)) // _TILE
+        self._order = device.array(order.astype(_I32))
+        self._tile = device.array(tile)
+        self._words = device.array(words.astype(np.uint32))
 
     def _make_room(self, count: int) -> tuple[Any, ...]:
-        tops = self.device.full(count, 0, np.uint32)
-        return tops, self.device.empty((count, self._tiles), _I64)
+        tops, tickets = (self.device.full(count, 0, np.uint32) for _ in range(2))
+        return tops, tickets, self.device.full((count, self._tiles), 0, np.uint64)
 
     def _launch(self, shape: Any, batch: Struct, rows: Any, out: Any, room: Any) -> None:
         if shape[1] != len(self._order):
             raise ValueError(
                 f"logits has {shape[1]} columns, but the key's order has {len(self._order)} tokens: cut the logits"
             )
-        tops, sums = room
-        count = shape[0]
-        wanted = max(1, 8 * self.device.processors // count)
-        device = self.device
-        ranks = struct(device, "Ranks", order=self._order, tiles=self._tiles, sums=sums)
-        _by_rows(device, "its_top", (min(-(-shape[1] // 1024), wanted), count), 256, (batch, tops))
-        grid = min(-(-self._tiles // 8), wanted), count
-        _by_rows(device, "its_tiles", grid, 256, (batch, ranks, tops))
+        tops, tickets, sums = room
+        device, count = self.device, shape[0]
+        ranks = struct(
+            device, "Ranks", order=self._order, tile=self._tile, tiles=self._tiles, sums=sums
+        )
+        wanted = max(1, 6 * device.processors // count)  # 40 registers: six blocks at once
+        grid = min(-(-shape[1] // _AT_ONCE), wanted), count
+        _by_rows(device, "its_top", grid, 256, (batch, tops))
         n = _I32(len(self._words))
-        arguments = (batch, ranks, self._words, n, rows, _I32(count), tops, out)
-        device.launch("its_draw", (-(-count // 4), 1), 128, arguments)
+        arguments = (batch, ranks, self._words, n, rows, tops, tickets, out)
+        _by_rows(device, "its_sample", grid, 256, arguments, self._shared)
 
 
 def _by_rows(

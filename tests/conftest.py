@@ -37,7 +37,7 @@ def one_torch_thread():
 
 SHIMS = {
     "shared": {},
-    "beside": {"shared_bytes": 64, "threads": 32, "processors": 2, "memory": 1 << 17},
+    "beside": {"shared_bytes": 128, "threads": 32, "processors": 2, "memory": 1 << 17},
     "reverse": {"threads": 96, "processors": 5, "reverse": True},
     "dpx": {"arch": 900},
 }

@@ -156,7 +156,7 @@ def test_cuda_logits_go_to_the_fused_sampler(shim, cuda_logits, scheme):
     expected = draw(logits.as_subclass(type(logits).__base__), rows, 0.8)
     assert not shim.launched
     assert draw(logits, rows, 0.8).tolist() == expected.tolist()
-    assert shim.launched[-1] == {"exp": "exp_sample", "its": "its_draw"}[scheme]
+    assert shim.launched[-1] == {"exp": "exp_sample", "its": "its_sample"}[scheme]
     values[2] = -np.inf
     assert draw(cuda_logits(values), rows, 0.8, check=False)[2] == -1
     with pytest.raises(WatermarkError, match="no token to draw"):

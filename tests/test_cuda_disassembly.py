@@ -17,6 +17,10 @@ MOST = {
 """Instructions a column of 224 cells (bound: 448) on sm_90, without and with gaps: 25 to 26, 28 to 29; prefixes 51,
 of which 31 run in most columns. Another compiler may need one or two more."""
 
+MOST_A_TOKEN = {"its_top": (10.5, 12.5, 27), "its_sample": (47, 49, 64)}
+"""Instructions a token on sm_90, of float32, bfloat16 and float16: 9.8, 11.8, 25.8 and, with what seldom runs, 45.5,
+47.5, 61.5."""
+
 LISTING = """
 //--------------------- .text.walk_it --------------------------
 	.section	.text.walk_it,"ax",@progbits
@@ -106,4 +110,11 @@ def test_inner_loops_are_no_longer_than_they_were(disassembly):
             assert loop.columns == UNROLL
             assert loop.a_column <= limit, name
             assert loop.spilled == 0, name
+    for name, most in MOST_A_TOKEN.items():
+        # The loads of four tokens, of whole runs and of the last; their runs of ranks.
+        four = sorted(one.instructions for one in found[name] if one.others >= 8)
+        assert len(four) == len(most), name
+        assert all(count <= 4 * limit for count, limit in zip(four, most, strict=True)), name
+    used = disassembly.resources(made.log)["its_sample"]
+    assert (used.registers <= 40, used.spilled) == (True, 0)  # six blocks at once
     assert all(used.registers <= 64 for used in disassembly.resources(made.log).values())

@@ -1,6 +1,8 @@
 """The CUDA samplers, compiled for the host, draw the CPU samplers' tokens, from any logits."""
 
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -54,7 +56,7 @@ def draw(sampler, logits, scale, rows, kind="float32"):
 
 
 @given(
-    n_tokens=st.sampled_from([1, 2, 15, 16, 17, 255, 256, 257, 511, 513, 3000, 9000]),
+    n_tokens=st.sampled_from([1, 2, 15, 16, 17, 255, 256, 257, 511, 1023, 1024, 1025, 3000, 9000]),
     scale=st.sampled_from([0.0, 1.0, 5.0, 30.0, 1e4, 3e38]),
     inverse=st.floats(0.1, 10),
     holes=st.booleans(),
@@ -73,6 +75,41 @@ def test_tokens_are_the_cpus(device, n_tokens, scale, inverse, holes, count, see
     places = rng.integers(0, len(words), count)
     its = ItsSampler(device, order, words)
     assert draw(its, logits, inverse, places) == its_tokens(logits, inverse, order, words[places])
+
+
+@pytest.mark.parametrize("n_tokens", [151_936, 262_144])
+def test_its_over_large_vocabularies(device, n_tokens):
+    """More runs of 256 ranks than a block has threads, the last one cut or whole."""
+    rng = np.random.default_rng(n_tokens)
+    logits = make_logits(rng, 3, n_tokens, 3.0, False)
+    order, words = rng.permutation(n_tokens).astype(np.int32), np.array(EXTREME_WORDS, np.uint32)
+    its = ItsSampler(device, order, words)
+    for rows in ([0, 3, 8], [1, 5, 6]):
+        assert draw(its, logits, 1.0, rows) == its_tokens(logits, 1.0, order, words[rows])
+
+
+def test_its_sums_that_fill_a_word(device):
+    """Runs of 256 weights of which each has the greatest low 24 bits that there are."""
+    n_tokens, words = 2048, np.arange(64, dtype=np.uint32) * np.uint32(2**26)
+    x = np.concatenate([[0], np.linspace(-1.4, -1.38, 4095)]).astype(np.float32)
+    weights = np.empty(4096, np.int32)
+    sample.its_weights(x, 0, 4096, np.float32(1), weights)
+    low = weights & (2**28 - 1)  # with more than 24 bits of it, too
+    fullest = x[np.argmax(low)]
+    assert 256 * int(low.max()) > 2**36 - 2**22
+    logits = np.full((64, n_tokens), fullest, np.float32)
+    logits[:, 1000] = 0
+    order = np.random.default_rng(5).permutation(n_tokens).astype(np.int32)
+    tokens = draw(ItsSampler(device, order, words), logits, 1.0, range(64))
+    assert tokens == its_tokens(logits, 1.0, order, words)
+
+
+def test_a_vocabulary_beyond_shared_memory_is_refused():
+    device = ShimDevice(shared_bytes=1024)
+    with pytest.raises(
+        ValueError, match=r'40000 tokens needs 1336 bytes .* has 1024: use backend="cpu"'
+    ):
+        ItsSampler(device, *its_numbers(40_000))
 
 
 def test_equal_scores_go_to_the_lowest_token(device):
@@ -95,8 +132,11 @@ def test_a_call_leaves_nothing_behind(device):
         first = draw(sampler, many, 1.0, range(9))
         fresh[sampler] = draw(sampler, many[4:], 1.0, range(5))
         assert draw(sampler, many, 1.0, range(9)) == first
+        draw(
+            sampler, many, 1.0, [0, 1, 2, 2**40, -1, 5, 6, 7, 8]
+        )  # its: two rows that there are not
         (scratch,) = sampler._scratch.values()
-        assert not device.to_host(scratch[1][0]).any()
+        assert not any(device.to_host(array).any() for array in scratch[1])
     assert fresh[samplers[0]] == exp_tokens(many[4:], 1.0, range(5))
 
 
@@ -233,6 +273,28 @@ def test_a_row_that_the_key_does_not_have_gives_no_token(device):
     tokens = draw(ItsSampler(device, order, words), logits, 1.0, rows)
     assert tokens[0] >= 0
     assert tokens[1:] == [-1, -1, -1]
+
+
+@pytest.mark.parametrize("kind", [ExpSampler, ItsSampler])
+def test_a_key_is_freed_after_all_that_reads_it(kind):
+    """A sampler may be gone before the device has read its key."""
+    events = []
+
+    class Device(ShimDevice):
+        def kept(self, values):
+            made = super().kept(values)
+            weakref.finalize(made, events.append, "freed")
+            return made
+
+        def wait(self):
+            events.append("waited")
+
+    sampler = kind(Device(), *((SECRET, DOMAIN_EXP) if kind is ExpSampler else its_numbers(30)))
+    assert not events
+    del sampler
+    gc.collect()
+    assert events[0] == "waited"
+    assert set(events[1:]) == {"freed"}
 
 
 def test_too_many_rows_for_a_launch(device):

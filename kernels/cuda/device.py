@@ -166,6 +166,11 @@ class CupyDevice:
                     f"CUDA failed at or before kernel {self._own.last!r}, the last one launched: {error}"
                 ) from error
 
+    def wait(self) -> None:
+        """Wait for everything that was launched on the device, on whatever stream."""
+        with self._cupy.cuda.Device(self.index) as device:
+            device.synchronize()
+
     def finish(self) -> None:
         """Wait for this thread's stream, so that others may use what was made on it."""
         with self._here():

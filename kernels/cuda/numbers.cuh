@@ -117,7 +117,8 @@ __device__ inline float gumbel(u32 word) {
 // round(exp(x) * 2**30) for x <= 0 or NaN (0), see cpu/sample.py.
 __device__ inline int its_weight(float x) {
   x = x > -30.0f ? x : -30.0f;
-  float k = __fsub_rn(__fmaf_rn(x, LOG2_E, 12582912.0f), 12582912.0f);
+  const float power = __fmaf_rn(x, LOG2_E, 12582942.0f);  // its lowest bits are the integer k + 30
+  const float k = __fsub_rn(power, 12582942.0f);
   float f = __fmaf_rn(k, -LN_2_HIGH, x);
   f = __fmaf_rn(k, -LN_2_LOW, f);
   float r = EXP_R4;
@@ -126,7 +127,7 @@ __device__ inline int its_weight(float x) {
   r = __fmaf_rn(r, f, EXP_R1);
   r = __fmaf_rn(r, f, EXP_R0);
   u32 mantissa = (u32)__float_as_int(__fadd_rn(__fmaf_rn(__fmul_rn(f, f), r, f), 1.0f));
-  float scaled = __int_as_float((int)(mantissa + ((u32)(__float2int_rz(k) + 30) << 23)));
+  float scaled = __int_as_float((int)(mantissa + ((u32)__float_as_int(power) << 23)));
   return __float2int_rz(__fadd_rn(scaled, 8388608.0f > scaled ? 0.5f : 0.0f));
 }
 

@@ -126,107 +126,167 @@ extern "C" __global__ void __launch_bounds__(256)
   }
 }
 
-__device__ inline float logit_at(const Logits& x, int b, int v) {
-  const long long at = b * x.stride + v;
-  return x.dtype == 0 ? logit<0>(x.data, at) : x.dtype == 1 ? logit<1>(x.data, at) : logit<2>(x.data, at);
+// x[w] = the logits of the tokens from + 256 w + threadIdx.x, -inf past the vocabulary, in row blockIdx.y.
+template <int TYPE>
+__device__ inline void load_4(const Logits& logits, int from, float* x) {
+  const long long at = blockIdx.y * logits.stride + from + (int)threadIdx.x;
+  const bool whole = from + 1024 <= logits.size;
+#pragma unroll
+  for (int w = 0; w < 4; ++w)
+    x[w] = whole || from + 256 * w + (int)threadIdx.x < logits.size ? logit<TYPE>(logits.data, at + 256 * w)
+                                                                    : MINUS_INFINITY;
+}
+
+// take(x, from) for each of this block's runs of 1024 tokens: x as of `load_4`.
+template <int TYPE, class Take>
+__device__ inline void each_4(const Logits& logits, Take take) {
+  for (int from = 1024 * blockIdx.x; from < logits.size; from += 1024 * gridDim.x) {  // hot loop
+    float x[4];
+    load_4<TYPE>(logits, from, x);
+    take(x, from);
+  }
+}
+
+template <class Take>
+__device__ inline void each_4(const Logits& logits, Take take) {
+  if (logits.dtype == 0) return each_4<0>(logits, take);
+  if (logits.dtype == 1) return each_4<1>(logits, take);
+  each_4<2>(logits, take);
 }
 
 // its, step 1: top_b[b] = the greatest logit of row b (`ordered`; 0 on entry).
-extern "C" __global__ void its_top(Logits logits, u32* top_b) {
+extern "C" __global__ void __launch_bounds__(256) its_top(Logits logits, u32* top_b) {
   float top = MINUS_INFINITY;
-  const int b = blockIdx.y;
-  for (int v = blockIdx.x * blockDim.x + threadIdx.x; v < logits.size; v += gridDim.x * blockDim.x) {
-    float x = logit_at(logits, b, v);
-    top = x > top ? x : top;
-  }
+  each_4(logits, [&](const float* x, int) {
+#pragma unroll
+    for (int w = 0; w < 4; ++w) top = x[w] > top ? x[w] : top;
+  });
   u32 key = ordered(top);
   for (int step = 16; step > 0; step /= 2) {
     u32 other = __shfl_xor_sync(ALL_LANES, key, step);
     key = other > key ? other : key;
   }
-  if (threadIdx.x % 32 == 0) atomicMax(top_b + b, key);
-}
-
-// The weight of the token of rank r in row b.
-__device__ inline int weight_at(const Logits& x, const Ranks& ranks, int b, int r, float top) {
-  return its_weight(__fmul_rn(__fsub_rn(logit_at(x, b, ranks.order[r]), top), x.scale));
-}
-
-// its, step 2: ranks.sums[b, i] = the weights of ranks 256 i .. 256 i + 255, a warp for each.
-extern "C" __global__ void its_tiles(Logits logits, Ranks ranks, const u32* top_b) {
-  const int b = blockIdx.y, lane = threadIdx.x % 32, warps = blockDim.x / 32;
-  const float top = unordered(top_b[b]);
-  if (!(top > MINUS_INFINITY && top < INFINITY_F)) return;
-  for (int i = blockIdx.x * warps + threadIdx.x / 32; i < ranks.tiles; i += gridDim.x * warps) {
-    long long sum = 0;
-    for (int r = 256 * i + lane; r < logits.size && r < 256 * i + 256; r += 32)  // hot loop
-      sum += weight_at(logits, ranks, b, r, top);
-    for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, step);
-    if (lane == 0) ranks.sums[(long long)b * ranks.tiles + i] = sum;
-  }
+  if (threadIdx.x % 32 == 0) atomicMax(top_b + blockIdx.y, key);
 }
 
 // floor(u * total), u = (word + 1/2) / 2**32, exact for total < 2**62.
-__device__ inline long long its_target(u32 word, u64 total) {
+__device__ inline u64 its_target(u32 word, u64 total) {
   u64 half = total >> 1;
   u64 low = word * (total & 0xffffffffull) + (half & 0xffffffffull);
-  return (long long)(word * (total >> 32) + (half >> 32) + (low >> 32));
+  return word * (total >> 32) + (half >> 32) + (low >> 32);
 }
 
-// The running sum of `value` up to and including each lane.
-__device__ inline long long running(long long value) {
-  const int lane = threadIdx.x % 32;
+// The sum of `value` over the threads before this one; total = that of all 256. sums_w: shared, 8 numbers.
+__device__ inline u64 sum_before(u64 value, u64* sums_w, u64& total) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  u64 sum = value;
   for (int step = 1; step < 32; step *= 2) {
-    long long other = __shfl_up_sync(ALL_LANES, value, step);
-    if (lane >= step) value += other;
+    const u64 other = __shfl_up_sync(ALL_LANES, sum, step);
+    if (lane >= step) sum += other;
   }
-  return value;
+  __syncthreads();
+  if (lane == 31) sums_w[warp] = sum;
+  __syncthreads();
+  u64 before = 0;
+  total = 0;
+  for (int w = 0; w < 8; ++w) {
+    if (w == warp) before = total;
+    total += sums_w[w];
+  }
+  return before + sum - value;
 }
 
-// its, step 3, a warp for each row: the first rank whose cumulative weight exceeds the target. Leaves top_b zero. A row
-// of the key outside 0 .. n - 1 has no token: -1.
-extern "C" __global__ void its_draw(Logits logits, Ranks ranks, const u32* words_j, int n, const long long* rows_b,
-                                    int B, u32* top_b, long long* out_b) {
-  const int tiles = ranks.tiles, V = logits.size;
-  const int lane = threadIdx.x % 32;
-  const int b = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
-  if (b >= B) return;
+// What the blocks of `its_sample` have in shared memory before their sums.
+struct Drawing {
+  u64 sums_w[8], before;
+  int tile, last;
+};
+
+static_assert(sizeof(Drawing) == 80, "_DRAWING of sample.py");
+
+// The first rank of row b whose cumulative weight exceeds u times the sum of all; sums_i: shared, the weights of 256
+// ranks each.
+__device__ inline void its_draw(const Logits& logits, const Ranks& ranks, float top, u32 word, const u64* sums_i,
+                                Drawing* drawing, long long* out) {
+  const int each = (ranks.tiles + 255) / 256, first = each * threadIdx.x;
+  const int stop = first + each < ranks.tiles ? first + each : ranks.tiles;
+  u64 sum = 0, total;
+  for (int i = first; i < stop; ++i) sum += sums_i[i];
+  u64 before = sum_before(sum, drawing->sums_w, total);
+  const u64 target = its_target(word, total);
+  if (before <= target && target < before + sum) {
+    int i = first;
+    for (; before + sums_i[i] <= target; ++i) before += sums_i[i];
+    drawing->tile = i;
+    drawing->before = before;
+  }
+  __syncthreads();
+  const int rank = 256 * drawing->tile + threadIdx.x;
+  u64 weight = 0;
+  int token = 0;
+  if (rank < logits.size) {
+    token = ranks.order[rank];
+    const long long at = blockIdx.y * logits.stride + token;
+    const float x = logits.dtype == 0   ? logit<0>(logits.data, at)
+                    : logits.dtype == 1 ? logit<1>(logits.data, at)
+                                        : logit<2>(logits.data, at);
+    weight = its_weight(__fmul_rn(__fsub_rn(x, top), logits.scale));
+  }
+  before = drawing->before + sum_before(weight, drawing->sums_w, total);
+  if (before <= target && target < before + weight) *out = token;
+}
+
+// its, step 2: ranks.sums[b, i] = the weights of the ranks 256 i .. 256 i + 255, and the last block of a row draws. Tokens
+// come in their own order, so that logits are read as they lie; weights are integers, whose sums depend on no order. In
+// shared memory a sum of 256 is two words, of 24 bits a weight and of the rest, which only likely tokens have. A row of
+// the key outside 0 .. n - 1 has no token: -1. Sums, tops and tickets are zero on entry and afterwards.
+extern "C" __global__ void __launch_bounds__(256)
+    its_sample(Logits logits, Ranks ranks, const u32* words_j, int n, const long long* rows_b, u32* top_b,
+               u32* tickets_b, long long* out_b) {
+  const int b = blockIdx.y, tiles = ranks.tiles;
+  Drawing* drawing = (Drawing*)shared_memory;
+  u64* whole_i = (u64*)(drawing + 1);
+  u32 *low_i = (u32*)whole_i, *high_i = low_i + tiles;
+  u64* sums_i = ranks.sums + (long long)b * tiles;
   const float top = unordered(top_b[b]);
-  __syncwarp();
-  if (lane == 0) top_b[b] = 0;
+  const bool good = top > MINUS_INFINITY && top < INFINITY_F;
+  if (good) {
+    for (int i = threadIdx.x; i < tiles; i += 256) whole_i[i] = 0;
+    __syncthreads();
+    each_4(logits, [&](const float* x, int from) {
+      const unsigned short* tile_v = ranks.tile + from + (int)threadIdx.x;
+      u32 tile[4], weight[4];
+#pragma unroll
+      for (int w = 0; w < 4; ++w) tile[w] = tile_v[256 * w];
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        weight[w] = (u32)its_weight(__fmul_rn(__fsub_rn(x[w], top), logits.scale));
+        if (weight[w] != 0) atomicAdd(low_i + tile[w], weight[w] & 0xffffffu);
+      }
+      if ((weight[0] | weight[1] | weight[2] | weight[3]) >> 24 == 0) return;
+#pragma unroll
+      for (int w = 0; w < 4; ++w)
+        if (weight[w] >> 24 != 0) atomicAdd(high_i + tile[w], weight[w] >> 24);
+    });
+    __syncthreads();
+    for (int i = threadIdx.x; i < tiles; i += 256) {
+      const u64 sum = ((u64)high_i[i] << 24) + low_i[i];
+      if (sum != 0) atomicAdd(sums_i + i, sum);
+    }
+  }
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) drawing->last = atomicInc(tickets_b + b, gridDim.x - 1) == gridDim.x - 1;
+  __syncthreads();
+  if (!drawing->last) return;
+  __threadfence();
   const long long row = rows_b[b];
-  if (!(top > MINUS_INFINITY && top < INFINITY_F) || row < 0 || row >= n) {
-    if (lane == 0) out_b[b] = -1;
-    return;
+  if (threadIdx.x == 0) {
+    top_b[b] = 0;
+    if (!good || row < 0 || row >= n) out_b[b] = -1;
   }
-  const long long* sums_i = ranks.sums + (long long)b * tiles;
-  long long total = 0;
-  for (int i = lane; i < tiles; i += 32) total += sums_i[i];
-  for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(ALL_LANES, total, step);
-  const long long target = its_target(words_j[row], (u64)total);
-  long long before = 0;
-  int tile = 0;
-  for (int from = 0; from < tiles; from += 32) {
-    long long here = from + lane < tiles ? sums_i[from + lane] : 0;
-    long long sum = before + running(here);
-    u32 above = __ballot_sync(ALL_LANES, sum > target);
-    if (above) {
-      int found = __ffs((int)above) - 1;
-      tile = from + found;
-      before = __shfl_sync(ALL_LANES, sum - here, found);
-      break;
-    }
-    before = __shfl_sync(ALL_LANES, sum, 31);
-  }
-  for (int from = 256 * tile; from < V; from += 32) {
-    long long here =
-        from + lane < V ? weight_at(logits, ranks, b, from + lane, top) : 0;
-    long long sum = before + running(here);
-    u32 above = __ballot_sync(ALL_LANES, sum > target);
-    if (above) {
-      if (lane == __ffs((int)above) - 1) out_b[b] = ranks.order[from + lane];
-      break;
-    }
-    before = __shfl_sync(ALL_LANES, sum, 31);
-  }
+  if (!good) return;
+  for (int i = threadIdx.x; i < tiles; i += 256) whole_i[i] = atomicExch(sums_i + i, 0ull);
+  __syncthreads();
+  if (row >= 0 && row < n) its_draw(logits, ranks, top, words_j[row], whole_i, drawing, out_b + b);
 }

@@ -7,6 +7,7 @@ key that does not exist. Threads may share a sampler, also on one stream: the la
 """
 
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ TYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
 
 _I32, _I64 = np.int32, np.int64
 _CAPACITY = 256
-_TILE = 256  # ranks a tile (sample.cu)
+# Of sample.cu: ranks a tile, tokens that a block of the its kernels takes at once, bytes beside its sums.
+_TILE, _AT_ONCE, _DRAWING = 256, 1024, 80
 
 
 class _Sampler:
@@ -28,6 +30,8 @@ class _Sampler:
         self._scratch: dict[int, tuple[int, tuple[Any, ...]]] = {}
         # CUDA graphs that were captured may still use it.
         self._outgrown: list[tuple[Any, ...]] = []
+        self._kept: list[Any] = []
+        weakref.finalize(self, _let_go, device, self._kept).atexit = False
 
     def __call__(
         self, logits: Any, kind: str, rows: Any, inverse_temperature: float, out: Any, stream: int
@@ -61,6 +65,11 @@ class _Sampler:
         with self.device.on_stream(stream), self._one_call:
             self._room(stream, rows)
 
+    def _keep(self, values: np.ndarray) -> Any:
+        """A part of the key on the device. It may be read there when the sampler is gone: see `_let_go`."""
+        self._kept.append(self.device.kept(values))
+        return self._kept[-1]
+
     def _room(self, stream: int, count: int) -> tuple[Any, ...]:
         """Scratch for `count` rows, one set for each stream: zeros, which every call leaves as zeros."""
         held, arrays = self._scratch.get(stream, (0, ()))
@@ -78,12 +87,18 @@ class _Sampler:
         raise NotImplementedError
 
 
+def _let_go(device: Any, kept: list[Any]) -> None:
+    """Free what a sampler kept, after all that was launched: its memory could else be written while it is read."""
+    device.wait()
+    kept.clear()
+
+
 class ExpSampler(_Sampler):
     """Exponential minimum sampling: `cpu.sample.exp_sample`. words: uint32 [8], the secret."""
 
     def __init__(self, device: Any, words: np.ndarray, domain: int) -> None:
         super().__init__(device)
-        self._key = device.kept(words.astype(np.uint32))
+        self._key = self._keep(words.astype(np.uint32))
         self._domain = np.uint32(domain)
 
     def _make_room(self, count: int) -> tuple[Any, ...]:
@@ -103,30 +118,39 @@ class ItsSampler(_Sampler):
 
     def __init__(self, device: Any, order: np.ndarray, words: np.ndarray) -> None:
         super().__init__(device)
-        self._order = device.kept(order.astype(_I32))
-        self._words = device.kept(words.astype(np.uint32))
         self._tiles = -(-len(order) // _TILE)
+        self._shared = _DRAWING + 8 * self._tiles
+        if self._shared > device.shared_bytes:
+            raise ValueError(
+                f"a vocabulary of {len(order)} tokens needs {self._shared} bytes of shared memory, but the device has "
+                f'{device.shared_bytes}: use backend="cpu"'
+            )
+        tile = np.zeros(-(-len(order) // _AT_ONCE) * _AT_ONCE, np.uint16)
+        tile[order] = np.arange(len(order)) // _TILE
+        self._order = self._keep(order.astype(_I32))
+        self._tile = self._keep(tile)
+        self._words = self._keep(words.astype(np.uint32))
 
     def _make_room(self, count: int) -> tuple[Any, ...]:
-        tops = self.device.full(count, 0, np.uint32)
-        return tops, self.device.empty((count, self._tiles), _I64)
+        tops, tickets = (self.device.full(count, 0, np.uint32) for _ in range(2))
+        return tops, tickets, self.device.full((count, self._tiles), 0, np.uint64)
 
     def _launch(self, shape: Any, batch: Struct, rows: Any, out: Any, room: Any) -> None:
         if shape[1] != len(self._order):
             raise ValueError(
                 f"logits has {shape[1]} columns, but the key's order has {len(self._order)} tokens: cut the logits"
             )
-        tops, sums = room
-        count = shape[0]
-        wanted = max(1, 8 * self.device.processors // count)
-        device = self.device
-        ranks = struct(device, "Ranks", order=self._order, tiles=self._tiles, sums=sums)
-        _by_rows(device, "its_top", (min(-(-shape[1] // 1024), wanted), count), 256, (batch, tops))
-        grid = min(-(-self._tiles // 8), wanted), count
-        _by_rows(device, "its_tiles", grid, 256, (batch, ranks, tops))
+        tops, tickets, sums = room
+        device, count = self.device, shape[0]
+        ranks = struct(
+            device, "Ranks", order=self._order, tile=self._tile, tiles=self._tiles, sums=sums
+        )
+        wanted = max(1, 6 * device.processors // count)  # 40 registers: six blocks at once
+        grid = min(-(-shape[1] // _AT_ONCE), wanted), count
+        _by_rows(device, "its_top", grid, 256, (batch, tops))
         n = _I32(len(self._words))
-        arguments = (batch, ranks, self._words, n, rows, _I32(count), tops, out)
-        device.launch("its_draw", (-(-count // 4), 1), 128, arguments)
+        arguments = (batch, ranks, self._words, n, rows, tops, tickets, out)
+        _by_rows(device, "its_sample", grid, 256, arguments, self._shared)
 
 
 def _by_rows(

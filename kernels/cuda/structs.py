@@ -82,13 +82,20 @@ FIELDS: dict[str, tuple[tuple[str, str], ...]] = {
         ("int", "size"),
         ("float", "scale"),
     ),
-    # The order of an its key, and the sums of weights of `tiles` runs of 256 ranks of each row.
-    "Ranks": (("const int*", "order"), ("int", "tiles"), ("long long*", "sums")),
+    # An its key: the token of each rank, and rank / 256 of each token, zero up to a multiple of 1,024; and the sums of
+    # weights of `tiles` runs of 256 ranks of each row.
+    "Ranks": (
+        ("const int*", "order"),
+        ("const unsigned short*", "tile"),
+        ("int", "tiles"),
+        ("u64*", "sums"),
+    ),
 }
 
 SCALARS = {
     "int": np.int32,
     "short": np.int16,
+    "unsigned short": np.uint16,
     "long long": np.int64,
     "float": np.float32,
     "u32": np.uint32,

@@ -202,6 +202,8 @@ class ShimDevice:
     def finish(self):
         """A launch is done when it returns."""
 
+    wait = finish
+
     def full(self, shape, value, dtype):
         out = self.empty(shape, dtype)
         out[...] = value

@@ -421,7 +421,23 @@ def test_required(sglang, mark, monkeypatch):
 def test_where_only_processors_write_the_rest_is_refused_if_it_asks(sglang, mark):
     server = sglang(backend="pytorch")
     assert ended(server, {}) is None
-    assert "only requests that name" in ended(server, {"custom_params": {"wmcore": True}})
+    for fields in ({"wmcore": True}, {"wmcore_label": "tenant"}, {"wmcore_shift": 3}):
+        assert "only requests that name" in ended(server, {"custom_params": fields})
+    assert ended(server, {"custom_params": {"wmcore": False, "wmcore_label": "tenant"}}) is None
+
+
+def test_a_watermark_file_that_is_not_there_stops_the_server(mark, monkeypatch):
+    """SGLang logs what a plugin raises and goes on, so the check of its arguments raises it again."""
+    monkeypatch.setenv(binding.ENVIRONMENT, "nowhere.json")
+    stubs.load("pytorch", None, None)
+    with pytest.raises(WatermarkError, match=r"nowhere\.json"):
+        binding.register()
+    stubs.HookRegistry.apply_hooks()
+    args = sys.modules["sglang.srt.runtime_context"].get_server_args()
+    with pytest.raises(WatermarkError, match=r"nowhere\.json"):
+        args.check_server_args()
+    forget()
+    stubs.forget()
 
 
 def test_nothing_happens_without_a_watermark(sglang, monkeypatch):

@@ -54,6 +54,7 @@ def test_what_cannot_be_honoured_is_refused_and_counted(mark, service):
     for one, wish, settings, message in [
         (service, Wish(shift=N), Sampling(), "wmcore_shift 40 is outside 0 to 39"),
         (service, Wish(shift=-1), Sampling(), "wmcore_shift -1 is outside"),
+        (service, Wish(shift=10**5000), Sampling(), "wmcore_shift a int that cannot be shown"),
         (service, Wish(True), greedy, "temperature 0 draws no token"),
         (strict, Wish(), greedy, "temperature 0 draws no token"),
         (strict, Wish(False), Sampling(), "this server watermarks every request"),
@@ -125,6 +126,21 @@ def test_the_environment_sets_a_service_up(mark, tmp_path, monkeypatch):
     monkeypatch.setenv(needed, "yes")
     with pytest.raises(WatermarkError, match=f"{needed} is 'yes', but must be 0 or 1"):
         _serving.installed("sglang", "tests.wmcore")
+    monkeypatch.delenv(needed)
+    for nothing in ("", " "):  # as a shell writes a variable that was not set
+        monkeypatch.setenv(file, nothing)
+        with pytest.raises(WatermarkError, match=f"{file} is empty"):
+            _serving.installed("sglang", "tests.wmcore")
+
+
+def test_each_file_keeps_its_service(mark, tmp_path):
+    """With its counts, however many there are."""
+    paths = [str(tmp_path / f"{i}.json") for i in range(20)]
+    for path in paths:
+        mark.save(path)
+    first = [_serving.opened(path, "tests.wmcore", True) for path in paths]
+    again = [_serving.opened(path, "tests.wmcore", True) for path in paths]
+    assert all(a is b for a, b in zip(first, again, strict=True))
 
 
 def test_first_rows(service):
@@ -177,6 +193,15 @@ def test_forced_rows_are_the_keys_and_the_others_are_untouched(service, mark):
         token = int(sampling.watermarked(stream.watermark)(x, key_row, 1.0))
         assert logits[row].isfinite().nonzero().flatten().tolist() == [token]
         assert logits[row, token] == before[row, token]
+
+
+def test_a_top_k_beyond_all_numbers_keeps_all_tokens(service):
+    """vLLM lets any through, and an error in a row would end its engine."""
+    logits = torch.from_numpy(np.random.default_rng(1).normal(0, 2, (2, WIDTH)).astype(np.float32))
+    logits[1] = logits[0]
+    settings = [Sampling(), Sampling(top_k=2**63)]
+    _serving.force(logits, [0, 1], [service.open(Wish(shift=3), s) for s in settings], [0, 0])
+    assert torch.equal(logits[0], logits[1])
 
 
 def test_more_tenants_than_are_remembered(service):

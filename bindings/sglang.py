@@ -117,6 +117,8 @@ def _server_starts(result: Any, server_args: Any) -> None:
 
 def _request_arrives(result: Any, params: Any, vocab_size: int) -> None:
     """After SamplingParams.verify, in the process that takes requests: a WatermarkError becomes status 400."""
+    if params.custom_params is None:  # SGLang shows a processor its request in a dict alone
+        params.custom_params = {}
     _admit(params, vocab_size, _service() is not None and _draws_all())
 
 

@@ -313,6 +313,19 @@ def test_the_processor_sees_its_requests_or_refuses(sglang, mark):
     assert one.to_finish.status_code == 400
 
 
+def test_a_processor_sees_a_request_that_has_no_custom_params(sglang, mark):
+    server = sglang(backend="pytorch")
+    params = stubs.Params()
+    params.verify(WIDTH)
+    one = request("a", [1], params, binding.WatermarkLogitProcessor.to_str())
+    one.kv.kv_committed_len = 1
+    logits = torch.randn(1, WIDTH)
+    token = wanted_token(mark, params, logits[0], 0, shift_of(one))
+    forced = binding.WatermarkLogitProcessor()(logits, [params.custom_params])
+    assert forced[0].isfinite().nonzero().flatten().tolist() == [token]
+    assert server.args.sampling_backend == "pytorch"
+
+
 def test_the_processors_text_form_is_its_name(sglang, mark):
     """No key, no code of ours: what the server's own copy of wmcore is asked for."""
     sglang(backend="pytorch")

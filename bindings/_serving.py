@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,8 @@ class Sampling:
     @property
     def undrawn(self) -> str:
         """What picks the tokens where there is no draw that could carry a mark, else ""."""
+        if any(isinstance(value, float) and isnan(value) for value in vars(self).values()):
+            return "a setting that is not a number"
         return self.otherwise or ("greedy" if self.greedy else "")
 
     @property
@@ -206,7 +209,8 @@ class Service:
         if wish.wanted is False:
             return False
         if settings.undrawn and (wish.wanted or self.required):
-            how = settings.otherwise or f"temperature {settings.temperature:g}"
+            greedy = settings.undrawn == "greedy"
+            how = f"temperature {settings.temperature:g}" if greedy else settings.undrawn
             raise WatermarkError(
                 f"{how} draws no token, so the text cannot be watermarked: ask for a draw (a higher temperature),"
                 " or send wmcore false where that is allowed"

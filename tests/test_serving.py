@@ -91,6 +91,17 @@ def test_what_is_not_drawn_is_not_marked(mark, service):
             one.admit(wish, beams)
 
 
+@pytest.mark.parametrize("name", ["temperature", "top_p", "min_p", "repetition"])
+def test_what_is_not_a_number_draws_nothing(mark, service, name):
+    """vLLM lets some through: a row of NaN, which no key could mark."""
+    settings = Sampling(**{name: float("nan")})
+    assert service.open(Wish(), settings) is None
+    assert service.open_admitted({"wmcore_shift": N}, settings) is None
+    assert service.counts == {"a setting that is not a number": 2, "overruled": 1}
+    with pytest.raises(WatermarkError, match="a setting that is not a number draws no token"):
+        Service(mark, "tests.wmcore", required=True).admit(Wish(), settings)
+
+
 def test_what_can_no_longer_be_refused_gets_the_servers_own_mark(mark, caplog):
     strict = Service(mark, "tests.wmcore", required=True)
     for fields in ({"wmcore": "yes"}, {"wmcore": False}, {"wmcore_shift": N, "wmcore_label": "a"}):

@@ -248,6 +248,18 @@ def test_what_goes_unmarked_is_counted_and_said_once(service, caplog):
     assert len(warned) == 2
 
 
+@pytest.mark.parametrize("width", [VOCAB - 1, VOCAB + 4])
+def test_an_its_key_draws_from_its_own_vocabulary_alone(width):
+    """A row of another width would be read out of bounds."""
+    mark = Watermark.create("its", vocab_size=VOCAB, key_length=N)
+    for draw, x in (
+        (sampling.watermarked(mark), torch.zeros(1, width)),
+        (sampling.on_arrays(mark), np.zeros((1, width), np.float32)),
+    ):
+        with pytest.raises(ValueError, match=f"{width} columns, but the its key has 60 tokens"):
+            draw(x, np.zeros(1, np.int64), 1.0)
+
+
 def test_a_model_with_too_few_logits_is_refused(service):
     service.check_vocabulary(VOCAB, "HERE")
     service.check_vocabulary(None, "HERE")

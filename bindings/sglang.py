@@ -74,9 +74,9 @@ def register() -> None:
     hooks = import_module("sglang.srt.plugins.hook_registry")
     add = hooks.HookRegistry.register
     add("sglang.srt.sampling.sampling_params.SamplingParams.verify", _request_arrives)
-    if _service() is None:
-        return
     add("sglang.srt.server_args.ServerArgs.check_server_args", _server_starts)
+    if _service() is None:  # SGLang only logs what this raises; `_server_starts` raises it again
+        return
     add(
         "sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo",
         _batch_class(),
@@ -96,6 +96,8 @@ def _sglang(module: str) -> Any:
 
 def _server_starts(result: Any, server_args: Any) -> None:
     """After ServerArgs.check_server_args: no server starts that names a watermark and could not write it."""
+    if _service() is None:
+        return
     if server_args.sampling_backend != BACKEND and not server_args.enable_custom_logit_processor:
         raise WatermarkError(
             f"{ENVIRONMENT} is set, but nothing would write a watermark: start SGLang with"
@@ -115,6 +117,8 @@ def _server_starts(result: Any, server_args: Any) -> None:
 
 def _request_arrives(result: Any, params: Any, vocab_size: int) -> None:
     """After SamplingParams.verify, in the process that takes requests: a WatermarkError becomes status 400."""
+    if params.custom_params is None:  # SGLang shows a processor its request in a dict alone
+        params.custom_params = {}
     _admit(params, vocab_size, _service() is not None and _draws_all())
 
 
@@ -268,7 +272,7 @@ def _look_for_processor(request: Any) -> None:
         if isinstance(processor.from_str(request.custom_logit_processor), _Processor):
             return
     service, wish = _service(), _wish(request.sampling_params)
-    if wish.wanted or (service is not None and service.required):
+    if wish.asks or (service is not None and service.required):
         _end(
             request,
             WatermarkError(

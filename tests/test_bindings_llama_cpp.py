@@ -85,6 +85,9 @@ def test_labels_seeds_and_streams(llm):
         stream = llm.create_completion([1, 2, 3], stream=True)
     acme = Watermark.create("exp", vocab_size=stub.VOCAB, key_length=N, key=SECRET.derive("acme"))
     assert list(stream) == reference(llm, acme, 2, 5)
+    with llm.marking(wmcore_label="acme", wmcore_shift=2):
+        tokens = llm.generate([1, 2, 3])
+    assert list(itertools.islice(tokens, 5)) == reference(llm, acme, 2, 5)
     runs = [llm.create_completion([1, 2, 3], max_tokens=12, seed=s) for s in (7, 7, 8)]
     assert runs[0] == runs[1] != runs[2]
     rows = [reference(llm, mark, shift, 12) for shift in range(N)]
@@ -99,6 +102,7 @@ def test_a_seed_of_the_model_repeats_its_texts_in_order(binding):
         return [tuple(made(llm, 12)) for _ in range(6)]
 
     assert texts(seed=42) == texts(seed=42) != texts(seed=43)
+    assert texts(seed=0) == texts(seed=0)
     assert len(set(texts(seed=42))) > 2
     assert texts() != texts()
 

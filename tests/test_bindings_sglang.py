@@ -313,6 +313,19 @@ def test_the_processor_sees_its_requests_or_refuses(sglang, mark):
     assert one.to_finish.status_code == 400
 
 
+def test_a_processor_sees_a_request_that_has_no_custom_params(sglang, mark):
+    server = sglang(backend="pytorch")
+    params = stubs.Params()
+    params.verify(WIDTH)
+    one = request("a", [1], params, binding.WatermarkLogitProcessor.to_str())
+    one.kv.kv_committed_len = 1
+    logits = torch.randn(1, WIDTH)
+    token = wanted_token(mark, params, logits[0], 0, shift_of(one))
+    forced = binding.WatermarkLogitProcessor()(logits, [params.custom_params])
+    assert forced[0].isfinite().nonzero().flatten().tolist() == [token]
+    assert server.args.sampling_backend == "pytorch"
+
+
 def test_the_processors_text_form_is_its_name(sglang, mark):
     """No key, no code of ours: what the server's own copy of wmcore is asked for."""
     sglang(backend="pytorch")
@@ -421,7 +434,23 @@ def test_required(sglang, mark, monkeypatch):
 def test_where_only_processors_write_the_rest_is_refused_if_it_asks(sglang, mark):
     server = sglang(backend="pytorch")
     assert ended(server, {}) is None
-    assert "only requests that name" in ended(server, {"custom_params": {"wmcore": True}})
+    for fields in ({"wmcore": True}, {"wmcore_label": "tenant"}, {"wmcore_shift": 3}):
+        assert "only requests that name" in ended(server, {"custom_params": fields})
+    assert ended(server, {"custom_params": {"wmcore": False, "wmcore_label": "tenant"}}) is None
+
+
+def test_a_watermark_file_that_is_not_there_stops_the_server(mark, monkeypatch):
+    """SGLang logs what a plugin raises and goes on, so the check of its arguments raises it again."""
+    monkeypatch.setenv(binding.ENVIRONMENT, "nowhere.json")
+    stubs.load("pytorch", None, None)
+    with pytest.raises(WatermarkError, match=r"nowhere\.json"):
+        binding.register()
+    stubs.HookRegistry.apply_hooks()
+    args = sys.modules["sglang.srt.runtime_context"].get_server_args()
+    with pytest.raises(WatermarkError, match=r"nowhere\.json"):
+        args.check_server_args()
+    forget()
+    stubs.forget()
 
 
 def test_nothing_happens_without_a_watermark(sglang, monkeypatch):

@@ -78,3 +78,27 @@ def test_docstrings_name_the_parameters(module):
         real = [p for p in inspect.signature(function).parameters if p not in {"self", "cls"}]
         if names:
             assert names == real, f"{module}.{function.__qualname__}"
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE))
+    for page in PAGES:
+        named = re.findall(r"`make ([a-z]+)", page.read_text(encoding="utf-8"))
+        assert set(named) <= targets, page
+
+
+def test_each_servers_tests_are_collected_apart():
+    """The environment of one server cannot import what another's tests need: llama.cpp's has no torch."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    runs = re.findall(r"pytest -m (vllm|sglang|llamacpp) (\S+)", makefile)
+    assert {marker for marker, _ in runs} == {"vllm", "sglang", "llamacpp"}
+    covered = set()
+    for marker, pattern in runs:
+        files = sorted(ROOT.glob(pattern.replace("$$one", "*")))
+        assert files, pattern
+        for file in files:
+            assert file.is_file(), pattern
+            assert f"pytest.mark.{marker}" in file.read_text(encoding="utf-8"), file
+        covered |= set(files)
+    assert covered == set((ROOT / "tests/servers").glob("test_*.py"))

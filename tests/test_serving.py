@@ -54,6 +54,7 @@ def test_what_cannot_be_honoured_is_refused_and_counted(mark, service):
     for one, wish, settings, message in [
         (service, Wish(shift=N), Sampling(), "wmcore_shift 40 is outside 0 to 39"),
         (service, Wish(shift=-1), Sampling(), "wmcore_shift -1 is outside"),
+        (service, Wish(shift=10**5000), Sampling(), "wmcore_shift a int that cannot be shown"),
         (service, Wish(True), greedy, "temperature 0 draws no token"),
         (strict, Wish(), greedy, "temperature 0 draws no token"),
         (strict, Wish(False), Sampling(), "this server watermarks every request"),
@@ -88,6 +89,17 @@ def test_what_is_not_drawn_is_not_marked(mark, service):
     for one, wish in ((service, Wish(True)), (strict, Wish())):
         with pytest.raises(WatermarkError, match="beam search draws no token"):
             one.admit(wish, beams)
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "min_p", "repetition"])
+def test_what_is_not_a_number_draws_nothing(mark, service, name):
+    """vLLM lets some through: a row of NaN, which no key could mark."""
+    settings = Sampling(**{name: float("nan")})
+    assert service.open(Wish(), settings) is None
+    assert service.open_admitted({"wmcore_shift": N}, settings) is None
+    assert service.counts == {"a setting that is not a number": 2, "overruled": 1}
+    with pytest.raises(WatermarkError, match="a setting that is not a number draws no token"):
+        Service(mark, "tests.wmcore", required=True).admit(Wish(), settings)
 
 
 def test_what_can_no_longer_be_refused_gets_the_servers_own_mark(mark, caplog):
@@ -125,6 +137,21 @@ def test_the_environment_sets_a_service_up(mark, tmp_path, monkeypatch):
     monkeypatch.setenv(needed, "yes")
     with pytest.raises(WatermarkError, match=f"{needed} is 'yes', but must be 0 or 1"):
         _serving.installed("sglang", "tests.wmcore")
+    monkeypatch.delenv(needed)
+    for nothing in ("", " "):  # as a shell writes a variable that was not set
+        monkeypatch.setenv(file, nothing)
+        with pytest.raises(WatermarkError, match=f"{file} is empty"):
+            _serving.installed("sglang", "tests.wmcore")
+
+
+def test_each_file_keeps_its_service(mark, tmp_path):
+    """With its counts, however many there are."""
+    paths = [str(tmp_path / f"{i}.json") for i in range(20)]
+    for path in paths:
+        mark.save(path)
+    first = [_serving.opened(path, "tests.wmcore", True) for path in paths]
+    again = [_serving.opened(path, "tests.wmcore", True) for path in paths]
+    assert all(a is b for a, b in zip(first, again, strict=True))
 
 
 def test_first_rows(service):
@@ -179,6 +206,15 @@ def test_forced_rows_are_the_keys_and_the_others_are_untouched(service, mark):
         assert logits[row, token] == before[row, token]
 
 
+def test_a_top_k_beyond_all_numbers_keeps_all_tokens(service):
+    """vLLM lets any through, and an error in a row would end its engine."""
+    logits = torch.from_numpy(np.random.default_rng(1).normal(0, 2, (2, WIDTH)).astype(np.float32))
+    logits[1] = logits[0]
+    settings = [Sampling(), Sampling(top_k=2**63)]
+    _serving.force(logits, [0, 1], [service.open(Wish(shift=3), s) for s in settings], [0, 0])
+    assert torch.equal(logits[0], logits[1])
+
+
 def test_more_tenants_than_are_remembered(service):
     """Each has its own key's token, also where a batch has more keys than the draws that are kept."""
     count = 300
@@ -210,6 +246,18 @@ def test_what_goes_unmarked_is_counted_and_said_once(service, caplog):
     assert service.counts["key used again"] == 1
     warned = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warned) == 2
+
+
+@pytest.mark.parametrize("width", [VOCAB - 1, VOCAB + 4])
+def test_an_its_key_draws_from_its_own_vocabulary_alone(width):
+    """A row of another width would be read out of bounds."""
+    mark = Watermark.create("its", vocab_size=VOCAB, key_length=N)
+    for draw, x in (
+        (sampling.watermarked(mark), torch.zeros(1, width)),
+        (sampling.on_arrays(mark), np.zeros((1, width), np.float32)),
+    ):
+        with pytest.raises(ValueError, match=f"{width} columns, but the its key has 60 tokens"):
+            draw(x, np.zeros(1, np.int64), 1.0)
 
 
 def test_a_model_with_too_few_logits_is_refused(service):

@@ -82,7 +82,7 @@ def on_arrays(watermark: "Watermark") -> ArrayDraw:
         raise WatermarkError(
             f'backend "{backend.name}" was asked for by WMCORE_BACKEND, but these logits are on the CPU: unset it'
         )
-    return partial(_drawn, backend.sampler(numbers, None), _limit(numbers))
+    return partial(_drawn, backend.sampler(numbers, None), numbers)
 
 
 def ordinary(seed: int | None, backend: str = "auto") -> Draw:
@@ -120,7 +120,7 @@ class _Fused:
             self._samplers[place] = backend, backend.sampler(self._numbers, place[1])
         backend, sampler = self._samplers[place]
         if backend.name == "cpu":
-            draw = partial(_drawn, sampler, _limit(self._numbers))
+            draw = partial(_drawn, sampler, self._numbers)
             return _on_host(draw, logits, rows, inverse_temperature)
         if isinstance(rows, np.ndarray):
             _check_rows(rows, _limit(self._numbers))
@@ -228,13 +228,17 @@ def _check_rows(rows: NDArray[np.int64], limit: int) -> None:
 
 def _drawn(
     sampler: Sampler,
-    limit: int,
+    numbers: ExpNumbers | ItsNumbers,
     logits: NDArray[np.float32],
     rows: NDArray[np.int64],
     inverse_temperature: float,
 ) -> NDArray[np.int64]:
-    """An `ArrayDraw` with a sampler of the CPU, of a key with `limit` rows."""
-    _check_rows(rows, limit)
+    """An `ArrayDraw` with a sampler of the CPU, of a key's numbers. An its key has an order of just its V tokens."""
+    _check_rows(rows, _limit(numbers))
+    if isinstance(numbers, ItsNumbers) and logits.shape[1] != len(numbers.order):
+        raise ValueError(
+            f"logits have {logits.shape[1]} columns, but the its key has {len(numbers.order)} tokens"
+        )
     out = np.empty(len(rows), np.int64)
     sampler(logits, "float32", rows, inverse_temperature, out, 0)
     _check(out.min(initial=0))

@@ -395,6 +395,13 @@ def test_what_comes_past_the_check_does_not_end_the_engine(engine, reference, ma
     assert found(mark, [output]) == [True]
 
 
+def test_a_top_k_beyond_int64_does_not_end_the_engine(engine, reference, mark):
+    """vLLM lets it through and takes it for all tokens."""
+    asked = {"wide": (reference.encode("A short one"), params(top_k=2**63))}
+    output = list(run(engine, asked)["wide"].outputs[0].token_ids)
+    assert found(mark, [output]) == [True]
+
+
 def test_speculation_on_the_v1_runner_is_refused_at_the_start(folder, mark, monkeypatch):
     """There vLLM makes no plugin: what we refuse is what would be unmarked."""
     import torch

@@ -308,25 +308,41 @@ def installed(server: str, logger: str) -> Service | None:
     """The service that the environment sets up for a server, or None.
 
     WMCORE_<SERVER>_WATERMARK names the watermark file. WMCORE_<SERVER>_REQUIRED=1 refuses what would go unmarked.
+    Raises WatermarkError for a variable of the server that is neither, or has a value that cannot be meant.
     """
+    required_by = f"WMCORE_{server.upper()}_REQUIRED"
+    known = {variable(server), required_by}
+    for given in os.environ:
+        if given.startswith(f"WMCORE_{server.upper()}_") and given not in known:
+            raise WatermarkError(
+                f"{given} is no variable of wmcore: use {' or '.join(sorted(known))}"
+            )
     path = os.environ.get(variable(server))
     if path is not None and not path.strip():
         raise WatermarkError(
             f"{variable(server)} is empty: name a watermark file, or unset it to serve text without a watermark"
         )
-    name = f"WMCORE_{server.upper()}_REQUIRED"
-    required = os.environ.get(name, "0")
+    required = os.environ.get(required_by, "0")
     if required not in ("0", "1"):
-        raise WatermarkError(f"{name} is {shown(required)}, but must be 0 or 1")
+        raise WatermarkError(f"{required_by} is {shown(required)}, but must be 0 or 1")
     if not path and required == "1":
-        raise WatermarkError(f"{name} is 1, but {variable(server)} names no watermark file")
+        raise WatermarkError(f"{required_by} is 1, but {variable(server)} names no watermark file")
     return opened(path, logger, required == "1") if path else None
 
 
 @cache
 def opened(path: str, logger: str, required: bool) -> Service:
     """The service of a watermark file: one in a process, so that it has one set of counts."""
-    return Service(Watermark.load(path), logger, required=required)
+    service = Service(Watermark.load(path), logger, required=required)
+    mark = service.watermark
+    service.logger.info(
+        "wmcore: this process marks with key %s, scheme %s, %d rows%s",
+        mark.fingerprint,
+        mark.scheme,
+        mark.key_length,
+        "; what would go unmarked is refused" if required else "",
+    )
+    return service
 
 
 def variable(server: str) -> str:
@@ -395,8 +411,9 @@ def drawn(
 ) -> Any:
     """The token that each stream's key draws, int64 [R] on the logits' device; -1 for a row without a distribution.
 
-    logits, a float tensor [R, at least V], has one row for each stream. tempered: they were divided by the temperature
-    before. The rest is as for `force`; a row without a distribution is counted, and rows with penalties are changed.
+    logits, a float tensor [R, at least V], has one row for each stream, all of one service. tempered: they were divided
+    by the temperature before. The rest is as for `force`; a row without a distribution is counted, and rows with
+    penalties are changed.
     """
     import torch
 

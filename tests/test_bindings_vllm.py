@@ -321,7 +321,7 @@ def test_a_text_that_comes_again_keeps_its_row_and_its_line(mark, caplog):
     for _ in range(2):
         processor.update_state(Update(4, added=[(3, off, [3], nothing)]))
     assert 3 not in processor._texts
-    assert [message.split(":")[1] for message in caplog.messages] == [
+    assert [message.split(":")[1] for message in caplog.messages if "request" in message] == [
         *[" request marked"] * 3,
         " request not marked",
     ]

@@ -122,7 +122,7 @@ def test_a_server_without_a_watermark_refuses_who_asks_for_one():
         assert not _serving.admitted(None, "vllm", wish, Sampling())
 
 
-def test_the_environment_sets_a_service_up(mark, tmp_path, monkeypatch):
+def test_the_environment_sets_a_service_up(mark, tmp_path, monkeypatch, caplog):
     file, needed = _serving.variable("sglang"), "WMCORE_SGLANG_REQUIRED"
     assert _serving.installed("sglang", "tests.wmcore") is None
     monkeypatch.setenv(needed, "1")
@@ -130,7 +130,10 @@ def test_the_environment_sets_a_service_up(mark, tmp_path, monkeypatch):
         _serving.installed("sglang", "tests.wmcore")
     mark.save(tmp_path / "mark.json")
     monkeypatch.setenv(file, str(tmp_path / "mark.json"))
+    caplog.set_level(logging.INFO, "tests.wmcore")
     made = _serving.installed("sglang", "tests.wmcore")
+    about = f"key {mark.fingerprint}, scheme exp, {N} rows; what would go unmarked is refused"
+    assert caplog.messages == [f"wmcore: this process marks with {about}"]
     assert made.required
     assert made.watermark == mark
     assert _serving.installed("sglang", "tests.wmcore") is made  # one set of counts
@@ -138,6 +141,12 @@ def test_the_environment_sets_a_service_up(mark, tmp_path, monkeypatch):
     with pytest.raises(WatermarkError, match=f"{needed} is 'yes', but must be 0 or 1"):
         _serving.installed("sglang", "tests.wmcore")
     monkeypatch.delenv(needed)
+    monkeypatch.setenv("WMCORE_SGLANG_WATERMAK", "mark.json")
+    with pytest.raises(
+        WatermarkError, match=f"WATERMAK is no variable of wmcore: use {needed} or {file}"
+    ):
+        _serving.installed("sglang", "tests.wmcore")
+    monkeypatch.delenv("WMCORE_SGLANG_WATERMAK")
     for nothing in ("", " "):  # as a shell writes a variable that was not set
         monkeypatch.setenv(file, nothing)
         with pytest.raises(WatermarkError, match=f"{file} is empty"):

@@ -36,14 +36,16 @@ RAY = [*SCAN, "ray[data]>=2.51,<3"]
 # CuPy without NVIDIA's compiler cannot build kernels. The driver decides: CUDA 12 or 13.
 CUDA12 = ["cupy-cuda12x>=14,<15", "nvidia-cuda-nvrtc-cu12>=12.4,<13"]
 CUDA13 = ["cupy-cuda13x>=14,<15", "nvidia-cuda-nvrtc>=13,<14"]
-# The compiler alone, for tests: it needs neither a driver nor CuPy.
+# The compiler and the disassembler alone, for tests: they need neither a driver nor CuPy.
 NVRTC = "nvidia-cuda-nvrtc>=13,<14; sys_platform == 'linux' or sys_platform == 'win32'"
+DISASSEMBLER = "nvidia-cuda-nvdisasm>=13,<14; sys_platform == 'linux'"
 # sentencepiece: for the tokenizers of translation models.
 PAPER = ["pyarrow>=17", "matplotlib>=3.9,<4", "sentencepiece>=0.2,<1"]
 # Built from source where it is installed: cmake and a C++ compiler.
 LLAMACPP = ["llama-cpp-python[server]>=0.3.36,<0.4"]
 TEST = [
     NVRTC,
+    DISASSEMBLER,
     *("pytest>=8.3,<10", "pytest-timeout>=2.3,<3", "hypothesis>=6.100,<7"),
     *SCAN,
     "datasets>=3.2",

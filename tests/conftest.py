@@ -1,5 +1,6 @@
 """Shared by all tests: nothing is fetched from a network."""
 
+import importlib.util
 import io
 import os
 import random
@@ -64,14 +65,22 @@ def backend(request):
     return CudaBackend(ShimDevice(**SHIMS[request.param]))
 
 
-@pytest.fixture
-def disassembly(monkeypatch):
-    """benchmarks/disassembly.py."""
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
-    import disassembly
+@pytest.fixture(scope="session")
+def disassembly():
+    """benchmarks/disassembly.py. What it compiles is kept: an architecture takes fifteen seconds."""
+    path = Path(__file__).resolve().parent.parent / "benchmarks/disassembly.py"
+    spec = importlib.util.spec_from_file_location("disassembly", path)
+    module = sys.modules["disassembly"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    compiled, made = module.compiled, {}
 
-    yield disassembly
-    sys.modules.pop("disassembly", None)
+    def once(nvrtc, architecture):
+        if architecture not in made:
+            made[architecture] = compiled(nvrtc, architecture)
+        return made[architecture]
+
+    module.compiled = once
+    return module
 
 
 @pytest.fixture

@@ -8,7 +8,12 @@ import pytest
 
 from wmcore.kernels.cuda import source
 
-ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100")
+ARCHITECTURES = (
+    "sm_75",  # the oldest, without what came later
+    pytest.param("sm_80", marks=pytest.mark.slow),
+    "sm_90",
+    pytest.param("sm_100", marks=pytest.mark.slow),
+)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

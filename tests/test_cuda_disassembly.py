@@ -99,6 +99,7 @@ def test_a_missing_tool_is_named_with_its_remedy(disassembly, monkeypatch):
 def test_inner_loops_are_no_longer_than_they_were(disassembly):
     """For texts of 193 to 224 tokens, as the paper's are, with tiles in shared memory."""
     try:
+        disassembly.disassembler()
         made = disassembly.compiled(disassembly.compiler(), "sm_90")
         found = disassembly.loops(disassembly.disassembled(made.cubin))
     except disassembly.MissingTool as missing:

@@ -530,7 +530,7 @@ def test_a_watermark_file_is_what_texts_carry(
     wanted = options(
         *tiny_model,
         tmp_path / "bench",
-        size=replace(SMALLER, paraphrase_cuts=(8,)),
+        size=replace(SMALLER, new_tokens=34, cuts=(32,), paraphrase_cuts=(8,)),
         watermark=tmp_path / "mark.json",
         attacks=kept,
     )
@@ -556,9 +556,10 @@ def test_a_watermark_file_is_what_texts_carry(
     families = {TESTS[row["test"]].family for row in rows}
     assert families == {mark.sampler, "kgw", "synthid"}
     own = [row for row in rows if row["method"] == row["test"] == mark.sampler]
-    found = [row["p"] for row in own if row["cut"] == 8 and row["attack"] == "none"]
+    found = [row["p"] for row in own if row["cut"] == 32 and row["attack"] == "none"]
     assert len(found) >= 6
-    assert np.median(found) <= 0.1
+    # Three texts, which differ from run to run with the path of the model. Without the mark 3 runs in 100 pass.
+    assert np.exp(np.mean(np.log(found))) <= 0.1
     (path,) = results.glob("*/lengths.json")
     compared = json.loads(path.read_text(encoding="utf-8"))["calibrated"]
     assert {TESTS[one["test"]].family for one in compared} == {mark.sampler}

@@ -103,7 +103,7 @@ def test_labels_seeds_and_several_texts(engine, mark, reference):
 def test_greedy_penalties_stops_and_log_probabilities(engine, mark, reference):
     answers = ask(
         engine, [PROMPTS[0]] * 4, {"temperature": 0.0}, {"repetition_penalty": 1.2, "frequency_penalty": 0.3},
-        {"stop": [" the"]}, {"custom_params": {"wmcore_shift": 7}}, return_logprob=True,
+        {"stop": [" the", " of", ",", "."]}, {"custom_params": {"wmcore_shift": 7}}, return_logprob=True,
     )  # fmt: skip
     ids = reference.tokenizer(PROMPTS[0], return_tensors="pt").input_ids
     greedy = reference.model.generate(ids, max_new_tokens=LENGTH, do_sample=False, eos_token_id=[])

@@ -9,7 +9,7 @@ import pytest
 from wmcore.kernels.cuda import source
 
 ARCHITECTURES = (
-    "sm_75",  # the oldest, without what came later
+    pytest.param("sm_75", marks=pytest.mark.slow),
     pytest.param("sm_80", marks=pytest.mark.slow),
     "sm_90",
     pytest.param("sm_100", marks=pytest.mark.slow),

@@ -558,7 +558,7 @@ def test_a_watermark_file_is_what_texts_carry(
     own = [row for row in rows if row["method"] == row["test"] == mark.sampler]
     found = [row["p"] for row in own if row["cut"] == 32 and row["attack"] == "none"]
     assert len(found) >= 6
-    # Three texts, which differ from run to run with the path of the model. Without the mark 3 runs in 100 pass.
+    # Three texts. Without the mark 3 in 100 such tests pass.
     assert np.exp(np.mean(np.log(found))) <= 0.1
     (path,) = results.glob("*/lengths.json")
     compared = json.loads(path.read_text(encoding="utf-8"))["calibrated"]

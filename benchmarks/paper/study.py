@@ -12,6 +12,9 @@ from wmcore.errors import WatermarkError, reason
 from wmcore.key import Key
 from wmcore.watermark import Watermark
 
+_READ_WHOLE = 1 << 26
+"""Bytes. Larger files of a model are told apart by size and time of change."""
+
 
 @dataclass(frozen=True, eq=False)
 class Study:
@@ -73,15 +76,16 @@ class Study:
 
     @cached_property
     def identity(self) -> str:
-        """What tells the model from another: its name; of a folder or file here its path, sizes and times of change."""
+        """What tells the model from another: its name; of a folder or file here its name and what is in it (of files
+        beyond 64 MiB, their sizes and times of change)."""
         path = Path(self.model)
         if not path.exists():
             return self.model
         files = sorted(
             one for one in ([path] if path.is_file() else path.iterdir()) if one.is_file()
         )
-        seen = [f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files]
-        return f"{path.resolve()} {hashlib.sha256(repr(seen).encode()).hexdigest()[:12]}"
+        seen = [(file.name, _content(file)) for file in files]
+        return f"{path.resolve().name} {hashlib.sha256(repr(seen).encode()).hexdigest()[:12]}"
 
     @cached_property
     def additions(self) -> str | None:
@@ -146,3 +150,10 @@ _attacks_run_on = "cpu"
 def default_device() -> str:
     """Where an attack's model runs: where that of the study does."""
     return _attacks_run_on
+
+
+def _content(file: Path) -> str:
+    about = file.stat()
+    if about.st_size > _READ_WHOLE:
+        return f"{about.st_size} {about.st_mtime_ns}"
+    return hashlib.sha256(file.read_bytes()).hexdigest()

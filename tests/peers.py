@@ -29,6 +29,13 @@ needs_published = pytest.mark.skipif(PUBLISHED is None, reason="PEERS names no p
 needs_markllm = pytest.mark.skipif(MARKLLM is None, reason="PEERS names no MarkLLM checkout")
 
 
+def unavailable(reason):
+    """The end of a test for want of a tool that the tests' extra brings: a failure on CI, a skip for a user."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
 def wheels():
     """Folders of unpacked vLLM wheels, newest last."""
     root = os.environ.get("WMCORE_VLLM")

@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+from peers import unavailable
 
 from wmcore.kernels.cuda.groups import UNROLL
 
@@ -103,7 +104,7 @@ def test_inner_loops_are_no_longer_than_they_were(disassembly):
         made = disassembly.compiled(disassembly.compiler(), "sm_90")
         found = disassembly.loops(disassembly.disassembled(made.cubin))
     except disassembly.MissingTool as missing:
-        pytest.skip(str(missing))
+        unavailable(str(missing))
     for name, most in MOST.items():
         counted = disassembly.walks(found[name], 7)
         assert len(counted) == len(most), name

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import tiny
 
+from wmcore.key import Key
 from wmcore.paper import command, run
 from wmcore.paper.command import Options
 from wmcore.paper.points import evaluate
 from wmcore.paper.sizes import Size
 from wmcore.paper.study import Study
+from wmcore.watermark import Watermark
 
 V = 64
 END = 63
@@ -39,6 +41,11 @@ SIZE = Size(
     nulls=60,
     repeats=1,
 )
+
+SMALLER = replace(
+    SIZE, count=3, new_tokens=10, answer_tokens=10, cuts=(8,), lengths=(6,), buckets=(8,), nulls=6
+)
+
 NEWS, SHORT, QUESTIONS = 16, (0, 5, 9), 10
 """Texts that are long enough to be prompts, the places of those that are not, and questions."""
 
@@ -112,6 +119,13 @@ def options(model, sources, folder, **others):
         seed=1,
     )
     return replace(given, **others)
+
+
+def mark_file(path, scheme, vocab_size=V):
+    """A watermark that is kept in a file."""
+    mark = Watermark.create(scheme, vocab_size=vocab_size, key_length=40, key=Key(bytes(32)))
+    mark.save(path)
+    return mark
 
 
 def study(model, sources, folder, **others):

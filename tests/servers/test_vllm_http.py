@@ -25,13 +25,6 @@ START = 400
 
 
 @pytest.fixture(scope="module")
-def folder():
-    import smollm2
-
-    return smollm2.folder()
-
-
-@pytest.fixture(scope="module")
 def reference(folder):
     from vllm_reference import Reference
 

@@ -15,13 +15,6 @@ from wmcore.bindings import vllm as binding
 pytestmark = pytest.mark.vllm
 
 
-@pytest.fixture(scope="module")
-def folder():
-    import smollm2
-
-    return smollm2.folder()
-
-
 def written(folder, kind, **environment):
     """What `vllm_v2.py` prints."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("VLLM_", "WMCORE_"))}

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 from cuda_shim.device import ShimDevice
-from test_backends import KEY, make_problem, null
+from test_backends import KEY, VOCAB, cpu, make_problem, null
 
+from wmcore.kernels.constants import NOTHING
 from wmcore.kernels.cuda import backend
 from wmcore.kernels.cuda.backend import CudaBackend
 from wmcore.kernels.cuda.device import pack as pack_bytes
 from wmcore.kernels.cuda.groups import Bounds, Group, split
-from wmcore.kernels.problem import Resamples, pack
+from wmcore.kernels.problem import CostTable, Resamples, pack
 
 
 def test_no_launch_is_longer_than_the_device_allows():
@@ -108,3 +109,25 @@ def test_several_arrays_travel_as_one():
     for at, values in zip(places, arrays, strict=True):
         there = packed[at : at + values.nbytes].view(values.dtype).reshape(values.shape)
         assert np.array_equal(there, values)
+
+
+@pytest.mark.parametrize("scheme", ["exp", "exp-edit", "its-edit"])
+def test_a_call_sends_once(scheme):
+    """Texts for all calls that are made about them in turn, and in each call all else that it needs, in one piece."""
+    texts = [np.arange(m) % VOCAB for m in (9, 50, 12, 8)]
+    problem, packed = make_problem(scheme, 40, 300), pack(texts, None)
+    device = ShimDevice()
+    there = CudaBackend(device)
+    table = CostTable(cpu.exp_costs(KEY, np.arange(VOCAB), 40, 1), packed.distinct)
+    there.observe(problem, packed, table, np.full(4, NOTHING, np.int32), 1)
+    assert device.sent == 2
+    some, limit = Resamples(KEY, 0, 64), np.full(4, 99)
+    value = np.array([x.min() for x in null(problem, packed, 0, 64)])
+    device.sent = 0
+    hits, _ = there.tally(problem, packed, value, limit, some, 1)
+    assert hits.tolist() == [1] * 4
+    assert device.sent == 1
+    there.null_values(problem, packed, 2, some, 1)
+    assert device.sent == 2
+    assert there.tally(problem, packed, value, limit * 0, some, 1)[1].tolist() == [0] * 4
+    assert device.sent == 2

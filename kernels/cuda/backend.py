@@ -16,7 +16,7 @@ import numpy as np
 from ..backend import Backend, ExpNumbers, ItsNumbers, Sampler
 from ..constants import NOTHING
 from ..problem import CostTable, Fits, Problem, Resamples, ScoredTexts, Texts
-from .groups import Group, by_alignment, cells_of, groups_of, split
+from .groups import Bounds, Group, by_alignment, cells_of, groups_of, split
 from .launch import (
     Layout,
     Resampled,
@@ -134,14 +134,15 @@ class CudaBackend(Backend):
     ) -> Fits:
         device = self.device
         everything = np.arange(texts.size)
-        table = self._table(costs, problem.n)
         packed = self._texts(texts)
         least = device.full(texts.size, NOTHING, _I32)
         place = device.full(texts.size, 2**64 - 1, np.uint64)
         lift = _lift(problem, texts, everything)
-        best_of = device.array(_clipped(best.astype(_I64) - lift))
-        for part, members in by_alignment(problem, texts, everything, device.shared_bytes):
-            chosen = members_struct(device, texts, members)
+        parts = by_alignment(problem, texts, everything, device.shared_bytes)
+        sent = [_clipped(best.astype(_I64) - lift), *(members for _, members in parts)]
+        table, (best_of, *indices) = self._send(costs, problem.n, sent)
+        for (part, members), index in zip(parts, indices, strict=True):
+            chosen = members_struct(device, texts, members, index)
             rows, longest = int(chosen.value["rows"]), int(texts.k[members].max())
             where = layout(device, part, rows, longest, (len(members), 1))
             shared = (problem_struct(device, part), packed, chosen, table, best_of, least)
@@ -158,15 +159,21 @@ class CudaBackend(Backend):
             np.where(found, position % problem.n, -1),
         )
 
-    def _table(self, costs: CostTable, n: int) -> Struct:
-        """Costs on the device; of a table on the host only the rows that are asked for."""
+    def _send(
+        self, costs: CostTable, n: int, several: list[np.ndarray]
+    ) -> tuple[Struct, list[Any]]:
+        """Costs and other arrays on the device, in one transfer; of a table on the host only what is asked for."""
         matrix, source = costs
+        host = [*several]
         if _on_host(matrix):
             used, source = np.unique(source, return_inverse=True)
-            matrix = self.device.array(matrix[used, :n])
-        source = self.device.array(source.astype(_I64))
+            host.append(matrix[used, :n])
+        *sent, source_of = self.device.arrays([*host, source.astype(_I64)])
+        if len(host) > len(several):
+            *sent, matrix = sent
         width = matrix.shape[1]
-        return struct(self.device, "CostTable", matrix=matrix, width=width, source=source)
+        table = struct(self.device, "CostTable", matrix=matrix, width=width, source=source_of)
+        return table, sent
 
     @_in_room
     def tally(
@@ -178,72 +185,86 @@ class CudaBackend(Backend):
         resamples: Resamples,
         threads: int,
     ) -> tuple[np.ndarray, np.ndarray]:
+        key, first, stop = resamples
         active = np.flatnonzero(limit > 0)
-        found = self._found(problem, texts, value, active, resamples)
-        return self._tally(texts, limit, resamples.stop, found)
+        if not len(active) or first >= stop:
+            return np.zeros(texts.size, _I64), np.zeros(texts.size, _I64)
+        device = self.device
+        packed = self._texts(texts)
+        value = value.astype(_I64)
+        groups, cells = self._groups(problem, texts, value, active)
+        sent = [
+            key.astype(np.uint32),
+            _clipped(value - _lift(problem, texts, active)),
+            limit.astype(_I64),
+            active.astype(_I64),
+            *(group.members for group in groups),
+            *(group.bounds.level for group in groups if group.bounds is not None),
+        ]
+        seed, value_of, limit_of, active_of, *rest = device.arrays(sent)
+        indices, levels = rest[: len(groups)], iter(rest[len(groups) :])
+        ready = [
+            (
+                group,
+                members_struct(device, texts, group.members, index),
+                None if group.bounds is None else _level(device, group.bounds, next(levels)),
+            )
+            for group, index in zip(groups, indices, strict=True)
+        ]
+        largest = max(len(group.members) for group in groups)
+        rows = int(texts.rows[active].max())
+        whole = Resamples(key, first, first + (stop - first + 31) // 32 * 32)
+        made = Resampled(device, problem, whole, seed, rows, texts.size + largest, cells)
+        open_flags = device.empty(made.largest * largest, np.uint8)
+
+        def found() -> Iterator[tuple[int, int, Struct]]:
+            for a, b in made.chunks:
+                matrix = device.full((texts.size, b - a), 0, np.uint8)
+                for group, members, limits in ready:
+                    shared = (problem_struct(device, group.problem), packed, members)
+                    some = made.make(a, b, int(members.value["rows"]))
+                    if limits is not None:
+                        where = self._shared_out(group, texts, members, (b - a) // 2)
+                        self._launch("bound", where, (*shared, some, limits, open_flags))
+                    flags = None if limits is None else open_flags
+                    out = struct(device, "Found", open=flags, found=matrix, width=b - a)
+                    where = self._shared_out(group, texts, members, b - a)
+                    self._launch("hits", where, (*shared, some, value_of, out))
+                yield a, b, struct(device, "Found", open=None, found=matrix, width=b - a)
+
+        members = members_struct(device, texts, active, active_of)
+        return self._tally(texts, members, limit_of, stop, found())
+
+    def _groups(
+        self, problem: Problem, texts: Texts, value: np.ndarray, active: np.ndarray
+    ) -> tuple[list[Group], float]:
+        """Groups of texts, none too large for a launch, and how many cells a resample of the largest takes."""
+        device = self.device
+        most = device.launch_cells / 32
+        groups: list[Group] = []
+        cells = 0.0
+        for group in groups_of(problem, texts, value, active, device.shared_bytes):
+            each = cells_of(group.problem, texts, group.members)
+            cells = max(cells, min(each.sum(), most))
+            groups += split(group, each, most)
+        return groups, cells
 
     def _tally(
         self,
         texts: Texts,
-        limit: np.ndarray,
+        members: Struct,
+        limit_of: Any,
         stop: int,
         chunks: Iterator[tuple[int, int, Struct]],
     ) -> tuple[np.ndarray, np.ndarray]:
         """(hits, used) of the resamples up to stop, from which of them fit, chunk by chunk."""
         device = self.device
-        active = np.flatnonzero(limit > 0)
-        members = members_struct(device, texts, active)
-        limit_of = device.array(limit.astype(_I64))
         hits, used = (device.full(texts.size, 0, _I64) for _ in range(2))
+        blocks = max(1, min(int(members.value["count"]), 16 * device.processors))
         for a, b, found in chunks:
-            blocks = max(1, min(len(active), 16 * device.processors))
             columns = _I64(min(b, stop) - a)
             device.launch("tally", (blocks, 1), 32, (found, members, columns, limit_of, hits, used))
         return device.to_host(hits), device.to_host(used)
-
-    def _found(
-        self,
-        problem: Problem,
-        texts: Texts,
-        value: np.ndarray,
-        active: np.ndarray,
-        resamples: Resamples,
-    ) -> Iterator[tuple[int, int, Struct]]:
-        """(a, b, found) chunk by chunk: which of the resamples a .. b - 1 fit, uint8 [N, b - a]."""
-        key, first, stop = resamples
-        if not len(active) or first >= stop:
-            return
-        device = self.device
-        packed = self._texts(texts)
-        value = value.astype(_I64)
-        value_of = device.array(_clipped(value - _lift(problem, texts, active)))
-        groups, cells = [], 0.0
-        for group in groups_of(problem, texts, value, active, device.shared_bytes):
-            each = cells_of(group.problem, texts, group.members)
-            cells = max(cells, min(each.sum(), device.launch_cells / 32))
-            groups += split(group, each, device.launch_cells / 32)
-        largest = max(len(group.members) for group in groups)
-        rows = int(texts.rows[active].max())
-        whole = Resamples(key, first, first + (stop - first + 31) // 32 * 32)
-        made = Resampled(device, problem, whole, rows, texts.size + largest, cells)
-        open_flags = device.empty(made.largest * largest, np.uint8)
-        ready = [
-            (group, members_struct(device, texts, group.members), _limits(device, group))
-            for group in groups
-        ]
-        for a, b in made.chunks:
-            matrix = device.full((texts.size, b - a), 0, np.uint8)
-            for group, members, limits in ready:
-                shared = (problem_struct(device, group.problem), packed, members)
-                some = made.make(a, b, int(members.value["rows"]))
-                if limits is not None:
-                    where = self._shared_out(group, texts, members, (b - a) // 2)
-                    self._launch("bound", where, (*shared, some, limits, open_flags))
-                flags = None if group.bounds is None else open_flags
-                found = struct(device, "Found", open=flags, found=matrix, width=b - a)
-                where = self._shared_out(group, texts, members, b - a)
-                self._launch("hits", where, (*shared, some, value_of, found))
-            yield a, b, struct(device, "Found", open=None, found=matrix, width=b - a)
 
     def _shared_out(self, group: Group, texts: Texts, members: Struct, resamples: int) -> Layout:
         """A grid of resamples; where they are few, the texts are shared out, too, so that the device is full."""
@@ -260,10 +281,11 @@ class CudaBackend(Backend):
         device = self.device
         part = problem.of_block(int(texts.k[a]))
         packed = self._texts(texts)
-        members = members_struct(device, texts, np.array([a]))
+        only = np.array([a], _I64)
+        seed, index = device.arrays([resamples.seed_key.astype(np.uint32), only])
+        members = members_struct(device, texts, only, index)
         rows, k = int(members.value["rows"]), int(texts.k[a])
-        cells = cells_of(part, texts, np.array([a]))[0]
-        made = Resampled(device, problem, resamples, rows, 4, cells)
+        made = Resampled(device, problem, resamples, seed, rows, 4, cells_of(part, texts, only)[0])
         values = [np.empty(0, _I32)]
         for b, c in made.chunks:
             least = device.full(c - b, NOTHING, _I32)
@@ -286,28 +308,23 @@ class CudaBackend(Backend):
         threads: int,
     ) -> tuple[np.ndarray, np.ndarray]:
         active = np.flatnonzero(limit > 0)
-        found = self._found_scored(problem, scored, value, active, resamples)
-        return self._tally(scored.texts, limit, resamples.stop, found)
-
-    def _found_scored(
-        self,
-        problem: Problem,
-        scored: ScoredTexts,
-        value: np.ndarray,
-        active: np.ndarray,
-        resamples: Resamples,
-    ) -> Iterator[tuple[int, int, Struct]]:
-        """As `_found`."""
         if not len(active) or resamples.first >= resamples.stop:
-            return
+            return np.zeros(scored.size, _I64), np.zeros(scored.size, _I64)
         device = self.device
-        value_of = device.array(value.clip(-(2**15), 2**15 - 1).astype(_I32))
-        made = Leveled(device, problem, scored, active, resamples, scored.size)
-        for a, b in made.chunks:
-            matrix = device.full((scored.size, b - a), 0, np.uint8)
-            found = struct(device, "Found", open=None, found=matrix, width=b - a)
-            made.launch("scored_hits", (a, b), value_of, found)
-            yield a, b, found
+        values = value.clip(-(2**15), 2**15 - 1).astype(_I32)
+        also = (values, limit.astype(_I64), active.astype(_I64))
+        made = Leveled(device, problem, scored, active, resamples, scored.size, also)
+        value_of, limit_of, active_of = made.also
+
+        def found() -> Iterator[tuple[int, int, Struct]]:
+            for a, b in made.chunks:
+                matrix = device.full((scored.size, b - a), 0, np.uint8)
+                out = struct(device, "Found", open=None, found=matrix, width=b - a)
+                made.launch("scored_hits", (a, b), value_of, out)
+                yield a, b, out
+
+        members = members_struct(device, scored.texts, active, active_of)
+        return self._tally(scored.texts, members, limit_of, resamples.stop, found())
 
     @_in_room
     def null_scored(
@@ -330,12 +347,14 @@ class CudaBackend(Backend):
         device = self.device
         m = len(texts.inverse)
         part = problem.of_block(m)
-        members = members_struct(device, texts, np.array([0]))
+        only = np.array([0], _I64)
+        table, (index,) = self._send(costs, problem.n, [only])
+        members = members_struct(device, texts, only, index)
         least = device.full(m, NOTHING, _I32)
         windows = max(1, problem.n // (device.block_threads // 32))
         where = layout(device, part, int(members.value["rows"]), m, (windows, 1))
         shared = (problem_struct(device, part), self._texts(texts), members)
-        self._launch("observe_prefixes", where, (*shared, self._table(costs, problem.n), least))
+        self._launch("observe_prefixes", where, (*shared, table, least))
         return device.to_host(least) + _prefix_lift(part, m)
 
     @_in_room
@@ -346,10 +365,12 @@ class CudaBackend(Backend):
         first = resamples.first
         m = len(texts.inverse)
         part = problem.of_block(m)
-        members = members_struct(device, texts, np.array([0]))
+        only = np.array([0], _I64)
+        seed, index = device.arrays([resamples.seed_key.astype(np.uint32), only])
+        members = members_struct(device, texts, only, index)
         rows = int(members.value["rows"])
         shared = (problem_struct(device, part), self._texts(texts), members)
-        made = Resampled(device, problem, resamples, rows, 4 * m, float(problem.n) * m * m)
+        made = Resampled(device, problem, resamples, seed, rows, 4 * m, float(problem.n) * m * m)
         out = np.empty((resamples.stop - first, m), _I32)
         for b, c in made.chunks:
             least = device.full((c - b, m), NOTHING, _I32)
@@ -374,12 +395,9 @@ class CudaBackend(Backend):
         return ItsSampler(where, numbers.order, numbers.words)
 
 
-def _limits(device: Any, group: Group) -> Struct | None:
-    """What the int16 bounds of a group are compared with, on the device."""
-    if group.bounds is None:
-        return None
-    level = device.array(group.bounds.level)
-    return struct(device, "Level", **{**group.bounds._asdict(), "level": level})
+def _level(device: Any, bounds: Bounds, level: Any) -> Struct:
+    """What the int16 bounds of a group are compared with; level: their own on the device."""
+    return struct(device, "Level", **{**bounds._asdict(), "level": level})
 
 
 def _lift(problem: Problem, texts: Texts, members: np.ndarray) -> np.ndarray:

@@ -62,18 +62,17 @@ def texts_struct(device: Any, texts: Texts) -> Struct:
     return struct(device, "Texts", **dict(zip(names, device.arrays(host), strict=True)))
 
 
-def members_struct(device: Any, texts: Texts, members: np.ndarray) -> Struct:
-    """Some of the texts on a device."""
+def members_struct(device: Any, texts: Texts, members: np.ndarray, index: Any) -> Struct:
+    """Some of the texts, int64, and the same on a device."""
     rows = int(texts.rows[members].max(initial=1))
-    index = device.array(members.astype(np.int64))
     return struct(device, "Members", index=index, count=len(members), rows=rows)
 
 
 class Resampled:
     """Resamples on a device, chunk by chunk: memory does not depend on how many there are.
 
-    bytes_each: what the caller keeps for each resample; rows: the most distinct tokens of a text; cells_each: what a
-    resample takes of the device, so that no launch is longer than about a second.
+    seed: uint32 [8] on the device; bytes_each: what the caller keeps for each resample; rows: the most distinct tokens
+    of a text; cells_each: what a resample takes of the device, so that no launch is longer than about a second.
     """
 
     def __init__(
@@ -81,6 +80,7 @@ class Resampled:
         device: Any,
         problem: Problem,
         resamples: Resamples,
+        seed: Any,
         rows: int,
         bytes_each: int,
         cells_each: float,
@@ -101,7 +101,7 @@ class Resampled:
         per_block = 4 * 4 * ((problem.vocab_size + 31) // 32)
         most = max(1, device.memory_bytes // 4 // per_block)
         self._most_blocks = max(1, min((self.largest + 3) // 4, 4 * device.processors, most))
-        self._seed = device.array(resamples.seed_key.astype(np.uint32))
+        self._seed = seed
         shape = (self.largest, rows) if self._ranked else (1,)
         self._etas = device.empty(shape, np.int32)
         words = self._most_blocks * per_block // 4

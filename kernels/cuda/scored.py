@@ -1,6 +1,7 @@
 """Scored alignments on a device: levels of resampled keys, chunk by chunk, and launches of a warp for each text and 32
 resamples. Written against a device (see `device.py`)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ class Leveled:
     """Some texts and resamples on a device, whose levels are made chunk by chunk: memory does not depend on how many
     there are. A chunk is a number of whole groups of 32; a group takes 32 n bytes for each row of numbers.
 
-    members: int64, which of the texts; bytes_each: what the caller keeps for each resample.
+    members: int64, which of the texts; bytes_each: what the caller keeps for each resample; also: what else the caller
+    needs on the device: there they are `also`, in the same order.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class Leveled:
         members: np.ndarray,
         resamples: Resamples,
         bytes_each: int,
+        also: Sequence[np.ndarray] = (),
     ) -> None:
         ranked = COSTS[problem.cost].ranked  # a row's number is shared by all tokens
         rows = 1 if ranked else int(scored.texts.rows[members].max(initial=1))
@@ -46,22 +49,31 @@ class Leveled:
         self._rows = rows
         self._count = len(members)
         self._bins = len(scored.scoring.costs)
-        self._seed = device.array(resamples.seed_key.astype(np.uint32))
-        self._level_of = device.array(scored.scoring.levels)
+        costs = np.maximum(scored.scoring.costs.astype(np.int32) - problem.gamma, -(2**15))
+        host = (
+            resamples.seed_key.astype(np.uint32),
+            scored.scoring.levels,
+            costs.astype(np.int16),
+            scored.bins,
+            scored.bonus,
+            members.astype(np.int64),
+        )
+        sent = device.arrays([*host, *also])
+        self._seed, self._level_of, costs_of, bins, bonus, index = sent[: len(host)]
+        self.also = sent[len(host) :]
         self._levels = device.empty(largest * rows * problem.n, np.uint8)
         self._what = (
             problem_struct(device, problem),
             texts_struct(device, scored.texts),
-            members_struct(device, scored.texts, members),
+            members_struct(device, scored.texts, members, index),
         )
-        costs = np.maximum(scored.scoring.costs.astype(np.int32) - problem.gamma, -(2**15))
         self._scores = struct(
             device,
             "Scores",
-            costs=device.array(costs.astype(np.int16)),
+            costs=costs_of,
             bin_count=self._bins,
-            bins=device.array(scored.bins),
-            bonus=device.array(scored.bonus),
+            bins=bins,
+            bonus=bonus,
             levels=self._levels,
             rows=rows,
         )

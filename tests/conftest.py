@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from commands import Letters, V
+from cuda_shim.ways import SHIMS
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
@@ -34,16 +35,6 @@ def one_torch_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-SHIMS = {
-    "shared": {},
-    "beside": {"shared_bytes": 128, "threads": 32, "processors": 2, "memory": 1 << 17},
-    "reverse": {"threads": 96, "processors": 5, "reverse": True},
-    "dpx": {"arch": 900},
-}
-"""Ways to run the CUDA sources on the host: tiles in shared memory and beside it, blocks and lanes forwards and
-backwards, DPX and what replaces it."""
 
 
 @pytest.fixture(

@@ -3,8 +3,8 @@ memory is taken. tests/test_scored.py compares every backend with the definition
 
 import numpy as np
 import pytest
-from conftest import SHIMS
 from cuda_shim.device import ShimDevice
+from cuda_shim.ways import SHIMS
 from matrices import SEED_KEY
 
 from wmcore.kernels import load

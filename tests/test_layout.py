@@ -246,3 +246,13 @@ def test_a_topic_has_one_stem(path):
     """A CUDA source shares its stem with the CPU's; numbers.cuh is simd.py, chacha.py and what both lack."""
     if path.stem != "numbers":
         assert (ROOT / "kernels" / "cpu" / f"{path.stem}.py").exists()
+
+
+def test_nothing_imports_a_conftest():
+    """There is one in each folder of tests: which of them a name means depends on what pytest read first."""
+    importers = [
+        path.name
+        for path in (ROOT / "tests").rglob("*.py")
+        if re.search(r"^(from|import) conftest\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert not importers

@@ -100,6 +100,14 @@ def test_labels_seeds_and_several_texts(engine, mark, reference):
     assert {one.p_value for one in found(mark, several)} == {1 / 200}
 
 
+def test_a_prompt_from_the_cache(engine, mark, reference):
+    one = {"custom_params": {"wmcore_shift": 3}}
+    for again in (False, True):
+        (answer,) = ask(engine, [PROMPTS[3]], one)
+        assert not again or answer["meta_info"]["cached_tokens"] > 50
+        assert reference.differing(PROMPTS[3], answer["output_ids"], 3) <= 1
+
+
 def test_greedy_penalties_stops_and_log_probabilities(engine, mark, reference):
     answers = ask(
         engine, [PROMPTS[0]] * 4, {"temperature": 0.0}, {"repetition_penalty": 1.2, "frequency_penalty": 0.3},

@@ -55,7 +55,7 @@ CHECK = ["ruff>=0.17.6,<0.18", "mypy>=2.4,<3"]
 BENCH = ["pytest>=8.3,<10", "pytest-benchmark>=5.1,<6", "matplotlib>=3.9,<4"]
 
 setup(
-    name="wmcore",
+    name="wmcore-lm",  # wmcore on PyPI is a physics framework
     version=VERSION,
     description="Fast, exact engine for robust distortion-free watermarks of language models",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),

@@ -28,7 +28,7 @@ from wmcore.errors import WatermarkError
 from wmcore.schemes import EXP_COST, ITS_COST, TokenCost
 from wmcore.stepping import Stepper
 
-require("torch", "run pip install 'wmcore[generate]'", "2.6", "3")
+require("torch", "run pip install 'wmcore-lm[generate]'", "2.6", "3")
 
 import torch  # noqa: E402
 

@@ -29,7 +29,7 @@ from wmcore.checks import require
 from wmcore.errors import WatermarkError
 from wmcore.watermark import Watermark
 
-_INSTALL = "run pip install 'wmcore[llamacpp]'"
+_INSTALL = "run pip install 'wmcore-lm[llamacpp]'"
 _VERSION = require("llama-cpp-python", _INSTALL, "0.3.36", "0.4")
 
 import llama_cpp  # noqa: E402

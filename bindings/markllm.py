@@ -28,7 +28,7 @@ from wmcore.errors import WatermarkError
 from wmcore.generation import generate
 from wmcore.watermark import Watermark
 
-require("torch", "run pip install 'wmcore[generate]'", "2.6", "3")
+require("torch", "run pip install 'wmcore-lm[generate]'", "2.6", "3")
 
 import torch  # noqa: E402
 

@@ -96,7 +96,7 @@ def scan(
     WatermarkError
         If Ray is missing or too old, no tokenizer is known, or a setting cannot be used.
     """
-    require("ray", "run pip install 'wmcore[ray]'", "2.40", "3")
+    require("ray", "run pip install 'wmcore-lm[ray]'", "2.40", "3")
     from ray.data import ActorPoolStrategy
 
     settings = _settings(watermark, tokenizer, tokens_column, options)
@@ -140,7 +140,7 @@ def ray_shards(
     num_cpus, num_gpus : float
         Of each actor. It uses that many threads.
     """
-    require("ray", "run pip install 'wmcore[ray]'", "2.40", "3")
+    require("ray", "run pip install 'wmcore-lm[ray]'", "2.40", "3")
 
     def runner(job: Job, meter: Meter) -> Generator[Shard, None, None]:
         if not job.todo():

@@ -22,7 +22,7 @@ from wmcore.generation import key_rows
 from wmcore.plan import STOP_AFTER
 from wmcore.watermark import Watermark
 
-require("transformers", "run pip install 'wmcore[generate]'", "4.57", "6")
+require("transformers", "run pip install 'wmcore-lm[generate]'", "4.57", "6")
 
 import torch  # noqa: E402
 from transformers import LogitsProcessor  # noqa: E402

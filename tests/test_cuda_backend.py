@@ -249,7 +249,7 @@ def found_cupy(no_cache, monkeypatch):
 def test_without_cupy(no_cache, monkeypatch):
     monkeypatch.delenv("WMCORE_BACKEND", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    refused("CuPy is not installed: pip install 'wmcore\\[cuda13\\]'")
+    refused("CuPy is not installed: pip install 'wmcore-lm\\[cuda13\\]'")
 
 
 def test_without_a_driver(found_cupy, monkeypatch):

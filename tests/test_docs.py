@@ -25,6 +25,24 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
+def test_nothing_installs_the_package_of_another():
+    """`wmcore` on PyPI is a physics experiment's framework: what we ship is called wmcore-lm there."""
+    suffixes = {".py", ".md", ".toml", ".txt", ".html", ".ipynb", ".yml", ".service", ""}
+    wrong = re.compile(r"(?<![\w.-])wmcore(\\?\[[a-z{])|pip3? install[^\n`]*[\s'\"]wmcore(?![\w-])")
+    seen = 0
+    for folder in ("wmcore", "kernels", "bindings", "benchmarks", "docs", "examples", "."):
+        paths = (ROOT / folder).rglob("*") if folder != "." else ROOT.glob("*")
+        for path in paths:
+            if path.is_file() and path.suffix in suffixes and path.name != "CHANGELOG.md":
+                text = path.read_text(encoding="utf-8")
+                seen += text.count("wmcore-lm")
+                assert not wrong.search(text), (path, wrong.search(text))
+    assert seen > 15
+    for line in ("pip install wmcore", "pip install -U 'wmcore[scan]'", 'run "wmcore[ray]"'):
+        assert wrong.search(line), line
+    assert not wrong.search("pip install 'wmcore-lm[scan]'")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_commands_and_options_exist(page):
     commands = typer.main.get_command(app).commands

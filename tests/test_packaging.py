@@ -46,7 +46,7 @@ def wheel(tmp_path_factory) -> Path:
         ".",
         cwd=source,
     )
-    (built,) = (source / "dist").glob("wmcore-*.whl")
+    (built,) = (source / "dist").glob("wmcore_lm-*.whl")
     return built
 
 

@@ -167,7 +167,7 @@ def test_a_translation_model_that_does_not_load_says_why(pair, tmp_path, monkeyp
     with pytest.raises(WatermarkError, match="batch_size is 0"):
         translate.round_trip(*pair, batch_size=0)
     monkeypatch.setattr(translate, "find_spec", lambda name: None)
-    with pytest.raises(WatermarkError, match=r"pip install 'wmcore\[paper\]'"):
+    with pytest.raises(WatermarkError, match=r"pip install 'wmcore-lm\[paper\]'"):
         translate.round_trip("a name", "another")(["text"], 0)
 
 

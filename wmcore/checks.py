@@ -112,7 +112,7 @@ def require(package: str, remedy: str, least: str = "0", below: str | None = Non
     package : str
         Its name on PyPI.
     remedy : str
-        What to do, as in "run pip install 'wmcore[scan]'".
+        What to do, as in "run pip install 'wmcore-lm[scan]'".
     least, below : str
         Versions as numbers and dots.
     """

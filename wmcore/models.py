@@ -71,7 +71,7 @@ def _source(name: str) -> tuple[str, dict[str, str]]:
     if find_spec("gguf") is None:
         raise WatermarkError(
             f"model {name!r}: a GGUF file needs the packages gguf and accelerate;"
-            " pip install 'wmcore[generate]'"
+            " pip install 'wmcore-lm[generate]'"
         )
     return str(path.parent), {"gguf_file": path.name}
 
@@ -92,7 +92,7 @@ def _load(loader: str, name: str, source: str, options: dict[str, str]) -> Any:
     if find_spec("transformers") is None:
         raise WatermarkError(
             f"model {name!r}: the package transformers is not installed;"
-            " pip install 'wmcore[generate]'"
+            " pip install 'wmcore-lm[generate]'"
         )
     import transformers
     from transformers.utils import logging

@@ -342,7 +342,7 @@ def _rows(name: str, raw: Any, reading: Reading, cursor: Cursor) -> Iterator[Any
     """The rows of a Parquet file as dicts of the columns asked for; row groups that are done are passed over."""
     from wmcore.checks import require
 
-    require("pyarrow", "run pip install 'wmcore[scan]', which reads Parquet")
+    require("pyarrow", "run pip install 'wmcore-lm[scan]', which reads Parquet")
     import pyarrow.parquet as pq
 
     table = pq.ParquetFile(raw)

@@ -37,7 +37,7 @@ class _Zstd(io.RawIOBase):
     def __init__(self, raw: Any) -> None:
         from wmcore.checks import require
 
-        require("zstandard", "run pip install 'wmcore[scan]', which reads .zst")
+        require("zstandard", "run pip install 'wmcore-lm[scan]', which reads .zst")
         import zstandard
 
         self._raw = raw

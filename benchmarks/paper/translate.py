@@ -106,7 +106,7 @@ def _loaded(name: str, device: str) -> tuple[Any, Any]:
         if find_spec(package) is None:
             raise WatermarkError(
                 f"translation model {name!r}: the package {package} is not installed;"
-                " pip install 'wmcore[paper]'"
+                " pip install 'wmcore-lm[paper]'"
             )
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 

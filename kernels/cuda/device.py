@@ -34,7 +34,7 @@ CELLS_PER_SECOND = 2e9
 and nothing can be interrupted within one."""
 KEPT = 1 << 28
 """Bytes that CuPy's pool may keep between calls: what it holds beyond that goes back to other users of the device."""
-INSTALL = "pip install 'wmcore[cuda13]' (or 'wmcore[cuda12]' for a CUDA 12 driver)"
+INSTALL = "pip install 'wmcore-lm[cuda13]' (or 'wmcore-lm[cuda12]' for a CUDA 12 driver)"
 
 
 class _Foreign:

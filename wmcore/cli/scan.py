@@ -333,7 +333,7 @@ def _need(*packages: str) -> None:
 
     for package in packages:
         extra = "ray" if package == "ray" else "scan"
-        require(package, f"run pip install 'wmcore[{extra}]'")
+        require(package, f"run pip install 'wmcore-lm[{extra}]'")
 
 
 def _line(record: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """HTML pages from the templates: one file each, no script, nothing fetched, all text escaped."""
 
+from datetime import datetime
 from typing import Any
 
 from wmcore.records import clean
@@ -16,10 +17,43 @@ def fill(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["p"] = format_p
+    environment.filters.update(
+        p=format_p, power=power_of_ten, meaning=p_in_words, count="{:,}".format, date=format_date
+    )
     return clean(environment.get_template(template).render(**values))
 
 
 def format_p(p: float | None) -> str:
     """A p-value in three digits, or a dash when there is none."""
     return "\N{EN DASH}" if p is None else f"{p:.3g}"
+
+
+def power_of_ten(p: float | None) -> Any:
+    """The same as HTML, in which small numbers are 1.23 × 10 to a raised power."""
+    from markupsafe import Markup
+
+    plain = format_p(p)
+    digits, _, power = plain.partition("e")
+    if not power:
+        return Markup(plain)
+    return Markup("{} × 10<sup>{}</sup>").format(digits, power.lstrip("+").replace("-0", "-")).replace(
+        "-", "\N{MINUS SIGN}"
+    )
+
+
+def p_in_words(p: float) -> str:
+    """What a p-value says, as the end of a sentence: how many unrelated texts look this good."""
+    if p < 1e-9:
+        return "practically no unrelated text looks this good"
+    if p >= 0.995:
+        return "every unrelated text looks this good"
+    many = 100
+    while p * many < 0.995 or (abs(round(p * many) - p * many) > 0.05 * p * many):
+        many *= 10
+    some = round(p * many)
+    return f"{some:,} of {many:,} unrelated texts {'looks' if some == 1 else 'look'} this good"
+
+
+def format_date(when: datetime) -> str:
+    """A time in UTC to the minute: 29 November 2026, 06:52 UTC."""
+    return f"{when.day} {when:%B %Y, %H:%M} UTC"

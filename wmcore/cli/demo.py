@@ -21,7 +21,12 @@ from wmcore.watermark import Watermark
 DAMAGE = 0.3  # of the tokens: a third of it substituted, a third deleted, a third inserted
 RESAMPLES = 999
 FOUND = 0.01  # the p-value at or below which the demo counts a watermark as found
-KINDS = ("unwatermarked", "watermarked", "damaged")
+KINDS = ("plain", "marked", "damaged")
+ABOUT = (
+    "written without the watermark",
+    "written with the watermark",
+    f"the marked text with {DAMAGE:.0%} of its tokens changed, deleted or inserted",
+)
 
 
 @dataclass(frozen=True)
@@ -170,19 +175,23 @@ def to_html(trials: Sequence[Trial], tokenizer: Any, model_name: str) -> str:
     """The page of `token_page` for all trials."""
     sections = []
     for scheme, group in by_scheme(trials).items():
-        counts = (f"{kind} {share_found(group, i)}" for i, kind in enumerate(KINDS))
+        shares = (share_found(group, kind).replace("/", " of ") for kind in range(len(KINDS)))
+        counts = (f"{share} {kind} texts" for share, kind in zip(shares, KINDS, strict=True))
         examples = [
-            token_page.Example(
-                t.prompt,
-                [
-                    token_page.passage(kind, scheme, tokenizer, tokens, detection, spans)
-                    for kind, tokens, detection, spans in zip(
-                        KINDS, t.tokens, t.detections, t.spans, strict=True
-                    )
-                ],
-            )
+            token_page.Example(" ".join(t.prompt.split())[:70], _versions(t, tokenizer), t.prompt)
             for t in group
         ]
-        summary = f"Texts with p ≤ {FOUND}: {', '.join(counts)}."
+        summary = f"Found, with p ≤ {FOUND}, in {', '.join(counts)}."
         sections.append(token_page.Section(scheme, summary, examples))
     return token_page.render(f"Watermarked text by {model_name}", sections)
+
+
+def _versions(trial: Trial, tokenizer: Any) -> list[token_page.Passage]:
+    """The three versions of a text as the page shows them."""
+    versions = zip(KINDS, trial.tokens, trial.detections, trial.spans, ABOUT, strict=True)
+    return [
+        token_page.passage(
+            kind, trial.scheme, tokenizer, tokens, detection, spans, about=about, threshold=FOUND
+        )
+        for kind, tokens, detection, spans, about in versions
+    ]

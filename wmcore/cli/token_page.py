@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from wmcore._version import __version__
 from wmcore.pages import fill, format_p
 from wmcore.schemes import SCHEMES
 
@@ -18,43 +20,70 @@ if TYPE_CHECKING:
 
 LEVELS = (2.0, 5.0, 10.0, 30.0, 100.0, 1000.0)
 """A token is coloured one level stronger each time its fit is rarer than 1 in so many."""
+BEST = 20
+"""So many tokens of a text are listed with their numbers."""
+RAREST = 1e9
+"""Fits are called no rarer than 1 in so many."""
+FOUND = 0.01
+"""The p up to which a watermark counts as found, unless another is said."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A token as shown: its text, colour level (None when no key row met it) and explanation; whether it is inside a
-    passage that was located, and what is said of that before its first token."""
+    """A token as shown: its text and colour level (None when no key row met it), whether key rows were skipped or
+    repeated before it, whether it is inside a passage that was located, and what is said of that before its first
+    token."""
 
     text: str
     level: int | None
     jump: bool
-    tip: str
     inside: bool = False
     label: str = ""
 
 
 @dataclass(frozen=True)
+class Fit:
+    """A token in numbers: its place in the text, the key row it met, the cost, and that an independent key row costs
+    no more in 1 of `rarity` cases."""
+
+    position: int
+    text: str
+    row: int
+    cost: float
+    rarity: float
+
+
+@dataclass(frozen=True)
 class Passage:
-    """A text as shown, with its p-value."""
+    """A text as shown, with its p-value, the p up to which it counts as found, and its tokens that fit best."""
 
     title: str
+    about: str
     p_value: float | None
+    threshold: float
     error: str | None
     length: int | None
     pieces: list[Piece]
+    best: list[Fit]
+
+    @property
+    def found(self) -> bool:
+        """Whether p is at most the threshold."""
+        return self.p_value is not None and self.p_value <= self.threshold
 
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt and the passages that continue it."""
+    """Texts that belong together, and the prompt that they continue, if any."""
 
-    prompt: str
+    title: str
     passages: list[Passage]
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
 class Section:
-    """One watermark and its examples."""
+    """One way to test, and what was tested."""
 
     title: str
     summary: str
@@ -88,34 +117,71 @@ def passage(
     tokens: Sequence[int],
     detection: Detection,
     spans: Sequence[Span] = (),
+    *,
+    about: str = "",
+    threshold: float = FOUND,
 ) -> Passage:
-    """A text to show, from a detection made with ``alignment=True``, with the spans of `locate` marked."""
-    tokens = [int(t) for t in tokens]
-    met: dict[int, tuple[int, float]] = {}
-    if detection.alignment is not None:
-        a = detection.alignment
-        for position, row, cost in zip(a.positions, a.rows, a.costs, strict=True):
-            if row >= 0:
-                met[int(position)] = (int(row), float(cost))
+    """A text to show, from a detection made with ``alignment=True``.
+
+    Parameters
+    ----------
+    title
+        A word that tells it from the other texts of an example; empty for the only one.
+    scheme
+        That it was tested as.
+    tokenizer
+        With `decode`.
+    tokens, detection
+        The text, and what was detected in it.
+    spans
+        What `locate` found in it: passages to mark.
+    about
+        What is said of it beside the title.
+    threshold
+        The p up to which the watermark counts as found.
+    """
+    texts = token_texts(tokenizer, [int(t) for t in tokens])
+    fits = _fits(scheme, texts, detection)
     pieces = []
     previous = None
-    for i, text in enumerate(token_texts(tokenizer, tokens)):
-        if i not in met:
-            pieces.append(Piece(text, None, False, f"token {i}: no key row"))
+    for i, text in enumerate(texts):
+        if i not in fits:
+            pieces.append(Piece(text, None, False))
             continue
-        row, cost = met[i]
-        rarity = 1.0 / max(chance_of_fit(scheme, cost), 1e-9)
-        level = sum(rarity >= limit for limit in LEVELS)
-        jump = previous is not None and row != previous + 1 and row != 0
-        tip = f"token {i}, key row {row}, cost {cost:.3f}: by chance 1 in {rarity:,.3g}"
-        pieces.append(Piece(text, level, jump, tip))
-        previous = row
+        fit = fits[i]
+        level = sum(fit.rarity >= limit for limit in LEVELS)
+        jump = previous is not None and fit.row != previous + 1 and fit.row != 0
+        pieces.append(Piece(text, level, jump))
+        previous = fit.row
     for number, span in enumerate(spans, start=1):
         for i in range(span.start, span.stop):
             pieces[i] = replace(pieces[i], inside=True)
         label = f"passage {number}: p = {format_p(span.p_value)}"
         pieces[span.start] = replace(pieces[span.start], label=label)
-    return Passage(title, detection.p_value, detection.error, detection.length, pieces)
+    best = sorted(fits.values(), key=lambda fit: (-fit.rarity, fit.position))[:BEST]
+    return Passage(
+        title,
+        about,
+        detection.p_value,
+        threshold,
+        detection.error,
+        detection.length,
+        pieces,
+        best,
+    )
+
+
+def _fits(scheme: str, texts: Sequence[str], detection: Detection) -> dict[int, Fit]:
+    """The tokens that met a key row, by their places."""
+    found: dict[int, Fit] = {}
+    a = detection.alignment
+    if a is not None:
+        for position, row, cost in zip(a.positions, a.rows, a.costs, strict=True):
+            if row >= 0:
+                place = int(position)
+                rarity = 1.0 / max(chance_of_fit(scheme, float(cost)), 1.0 / RAREST)
+                found[place] = Fit(place, texts[place], int(row), float(cost), rarity)
+    return found
 
 
 def render(title: str, sections: Sequence[Section]) -> str:
@@ -128,4 +194,11 @@ def render(title: str, sections: Sequence[Section]) -> str:
     sections
         What to show, in order.
     """
-    return fill("tokens.html", title=title, sections=sections, levels=LEVELS)
+    return fill(
+        "tokens.html",
+        title=title,
+        sections=sections,
+        levels=LEVELS,
+        made=datetime.now(UTC),
+        version=__version__,
+    )

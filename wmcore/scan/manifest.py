@@ -2,6 +2,7 @@
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "seconds": _NUMBER,
     "summary": (dict, type(None)),
 }
-_LATER: dict[str, tuple[type, ...]] = {"timed": _COUNT, "spent": (dict,)}
+_LATER: dict[str, tuple[type, ...]] = {"timed": _COUNT, "spent": (dict,), "began": (str,), "ended": (str,)}
 _WATERMARK: dict[str, tuple[type, ...]] = {"fingerprint": (str,), "scheme": (str,)}
 _INPUT: dict[str, tuple[type, ...]] = {"name": (str,), "files": _COUNT, "size": _COUNT}
 _SUMMARY: dict[str, tuple[type, ...]] = {
@@ -42,6 +43,19 @@ _CONTROLS: dict[str, tuple[type, ...]] = {
     "false_mean": _NUMBER,
     "false_bound": _NUMBER,
 }
+
+
+def now() -> str:
+    """The time as a manifest holds it: UTC, to the second, in ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def date(manifest: dict[str, Any], name: str) -> datetime | None:
+    """When the scan "began" or "ended", in UTC; None if it was not noted, or not as `now` does."""
+    try:
+        return datetime.fromisoformat(manifest.get(name, "")).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def to_bytes(manifest: dict[str, Any]) -> bytes:

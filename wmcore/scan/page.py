@@ -4,14 +4,17 @@ import heapq
 import math
 import os
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wmcore._version import __version__
 from wmcore.errors import WatermarkError
 from wmcore.pages import fill
-from wmcore.scan.manifest import read_manifest
+from wmcore.scan import words
+from wmcore.scan.manifest import date, read_manifest
 from wmcore.scan.store import read_shard, shards
 
 BINS = 20
@@ -29,21 +32,29 @@ _COLUMNS = [
 ]
 
 
+LISTED = 1e-3
+"""Documents with p of at most this are listed whether or not they are called."""
+ERRORS = 50
+"""So many documents that could not be tested are named."""
+
+
 @dataclass(frozen=True)
 class Bar:
-    """One bar of the histogram, in percent of the picture: left edge, width, height; and what it says."""
+    """One bar of the histogram, in percent of the picture: left edge, width, height; and what it counts."""
 
     x: float
     width: float
     height: float
-    tip: str
+    label: str
+    count: int
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A document with a small p: the passage in three parts, the middle one being the best window."""
+    """A document to list: the passage in three parts, the middle one being the best window."""
 
     id: str
+    called: bool
     p_value: float
     q_value: float | None
     length: int
@@ -63,7 +74,8 @@ def render(folder: str | os.PathLike, *, hits: int = 200) -> str:
     folder : str or path
         Output of the scan.
     hits : int
-        Documents to list, those with the least p; none with p > 0.001.
+        Documents to list, the called ones first, the least p first; of those that are not called, none with
+        p > 0.001.
 
     Raises
     ------
@@ -75,13 +87,14 @@ def render(folder: str | os.PathLike, *, hits: int = 200) -> str:
     Memory: one shard and the listed documents.
     """
     manifest = read_manifest(folder)
-    if manifest["summary"] is None:
+    summary = manifest["summary"]
+    if summary is None:
         raise WatermarkError(
             f"the scan in {folder} is not finished: run the same 'wmcore scan' to go on"
         )
     uniform = np.zeros(BINS, np.int64)
     decades = np.zeros(9, np.int64)
-    best: list[tuple[float, int, int, dict[str, Any]]] = []
+    best: list[tuple[bool, float, int, int, dict[str, Any]]] = []
     errors: list[tuple[str, str]] = []
     for *_, path in shards(Path(folder)):
         table = read_shard(path, [*_COLUMNS, "error"])
@@ -91,38 +104,51 @@ def render(folder: str | os.PathLike, *, hits: int = 200) -> str:
             np.clip(np.floor(-np.log10(np.maximum(p, 1e-300)) + 1e-9), 0, 8).astype(int),
             minlength=9,
         )
-        for i in np.flatnonzero(table["p_value"].to_numpy() <= 1e-3).tolist():
+        called = table["q_value"].to_numpy() <= summary["level"]
+        for i in np.flatnonzero(called | (table["p_value"].to_numpy() <= LISTED)).tolist():
             row = {name: table[name][i].as_py() for name in _COLUMNS}
-            entry = (-row["p_value"], -row["source"], -row["position"], row)
-            (heapq.heappush if len(best) < hits else heapq.heappushpop)(best, entry)
-        if len(errors) < 50:
+            order = (bool(called[i]), -row["p_value"], -row["source"], -row["position"])
+            (heapq.heappush if len(best) < hits else heapq.heappushpop)(best, (*order, row))
+        if len(errors) < ERRORS:
             bad = table["error"].is_valid().to_numpy()
-            for i in np.flatnonzero(bad)[: 50 - len(errors)].tolist():
+            for i in np.flatnonzero(bad)[: ERRORS - len(errors)].tolist():
                 errors.append((table["id"][i].as_py(), table["error"][i].as_py()))
+    listed = [_hit(row, called) for called, *_, row in sorted(best, reverse=True)]
+    fdr = manifest["settings"].get("fdr", "bh")
     return fill(
         "scan.html",
         manifest=manifest,
-        summary=manifest["summary"],
+        summary=summary,
+        verdict=words.verdict(summary),
+        by_chance=words.by_chance(summary, fdr),
+        one_key=words.one_key(summary, fdr),
+        by_e=fdr == "ebh",
         bars=_linear(uniform),
         expected=_expected(uniform),
         decades=_logarithmic(decades),
-        hits=[_hit(row) for *_, row in sorted(best, reverse=True)],
+        called=[hit for hit in listed if hit.called],
+        uncalled=[hit for hit in listed if not hit.called],
+        listed=LISTED,
         errors=errors,
-        seconds=manifest["seconds"],
-        timed=manifest.get("timed", manifest["summary"]["documents"]),
+        rate=_rate(manifest),
+        began=date(manifest, "began"),
+        ended=date(manifest, "ended"),
+        made=datetime.now(UTC),
+        version=__version__,
     )
+
+
+def _rate(manifest: dict[str, Any]) -> float | None:
+    """Documents a second."""
+    timed = manifest.get("timed", manifest["summary"]["documents"])
+    return timed / manifest["seconds"] if timed and manifest["seconds"] else None
 
 
 def _linear(counts: np.ndarray) -> list[Bar]:
     top = max(int(counts.max()), 1)
     width = 100 / len(counts)
     return [
-        Bar(
-            i * width,
-            width,
-            100 * c / top,
-            f"p from {i / BINS:.2f} to {(i + 1) / BINS:.2f}: {c:,} documents",
-        )
+        Bar(i * width, width, 100 * c / top, f"{i / BINS:.2f} to {(i + 1) / BINS:.2f}", c)
         for i, c in enumerate(counts.tolist())
     ]
 
@@ -132,7 +158,7 @@ def _expected(counts: np.ndarray) -> float:
     return 100 * float(counts.sum()) / len(counts) / max(int(counts.max()), 1)
 
 
-def _logarithmic(counts: np.ndarray) -> list[tuple[str, int, float, float, float]]:
+def _logarithmic(counts: np.ndarray) -> list[tuple[str, int, str, float, float]]:
     """(label, documents, expected, bar width, width of the expected) for each power of ten."""
     total = int(counts.sum())
     most = math.log10(max(total, 10)) + 0.5
@@ -140,22 +166,21 @@ def _logarithmic(counts: np.ndarray) -> list[tuple[str, int, float, float, float
     for i, c in enumerate(counts.tolist()):
         last = i == len(counts) - 1
         expected = total * (10.0**-i if last else 0.9 * 10.0**-i)
-        label = (
-            f"p \N{LESS-THAN OR EQUAL TO} 1e-{i}"
-            if last
-            else f"1e-{i + 1} to 1e-{i}"
-            if i
-            else "0.1 to 1"
-        )
-        rows.append((label, c, expected, _width(c, most), _width(expected, most)))
+        label = f"at most {_decimal(i)}" if last else f"{_decimal(i + 1)} to {_decimal(i)}"
+        rows.append((label, c, words.expected(expected), _width(c, most), _width(expected, most)))
     return rows
+
+
+def _decimal(power: int) -> str:
+    """10 to minus this power, written out."""
+    return f"{10.0**-power:.{power}f}"
 
 
 def _width(count: float, most: float) -> float:
     return 100 * max(0.0, math.log10(count) + 0.5) / (most + 0.5) if count > 0 else 0.0
 
 
-def _hit(row: dict[str, Any]) -> Hit:
+def _hit(row: dict[str, Any], called: bool) -> Hit:
     span, excerpt = row["span"], row["excerpt"]
     parts = ("", "", "")
     if excerpt is not None and span is not None:
@@ -165,6 +190,7 @@ def _hit(row: dict[str, Any]) -> Hit:
         parts = (text[:a], text[a:b], text[b:])
     return Hit(
         row["id"],
+        called,
         row["p_value"],
         row["q_value"],
         row["length"],

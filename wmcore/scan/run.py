@@ -12,6 +12,7 @@ from typing import Any
 from wmcore.errors import WatermarkError
 from wmcore.scan.finish import finish
 from wmcore.scan.job import Job, Meter, Progress
+from wmcore.scan.manifest import now
 from wmcore.scan.settings import ScanSettings
 from wmcore.scan.worker import Scanner
 from wmcore.watermark import Watermark
@@ -120,6 +121,7 @@ def _run(job: Job, meter: Meter, runner: Runner) -> Iterator[dict[str, Any]]:
         spent = before.get("spent", {})
         store.save(
             summary=summary,
+            ended=now(),
             seconds=before["seconds"] + progress.seconds,
             timed=before.get("timed", 0) + progress.documents,
             spent={n: round(spent.get(n, 0.0) + s, 3) for n, s in progress.spent.items()},

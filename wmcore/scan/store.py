@@ -16,7 +16,7 @@ from typing import Any
 from wmcore._version import __version__
 from wmcore.errors import WatermarkError
 from wmcore.errors import reason as told
-from wmcore.scan.manifest import FORMAT, MANIFEST, VERSION, read_manifest, to_bytes
+from wmcore.scan.manifest import FORMAT, MANIFEST, VERSION, now, read_manifest, to_bytes
 from wmcore.scan.settings import ScanSettings
 from wmcore.watermark import Watermark
 
@@ -136,6 +136,7 @@ class Store:
                 format=FORMAT,
                 version=VERSION,
                 wmcore=__version__,
+                began=now(),
                 watermark=mark,
                 inputs=inputs,
                 settings=settings.to_dict(),

@@ -16,6 +16,8 @@ FOREIGN = ("العلامة", "المائية", "في", "النص", "😀", "👩
 PROSE = " ".join(opening["prompt"] for opening in demo.openings())
 WORDS = list(dict.fromkeys([*HOSTILE, *FOREIGN, *re.findall(r"\S+", PROSE)]))
 V = 512
+WEAK = 0.4
+"""Share of the eighth document that is marked: its p is small, but without other marked ones no call."""
 
 
 class Words:
@@ -61,13 +63,14 @@ def text_of(tokens):
 
 
 def scanned(folder, every=12, **settings):
-    """The output of a scan of 121 documents, every `every`th marked (0: none), one of them not to be read."""
+    """The output of a scan of 121 documents, every `every`th marked (0: none), the eighth a little, the last unreadable."""
     mark, rng = watermark(), np.random.default_rng(5)
     path = folder / "corpus.jsonl"
     with open(path, "w", encoding="utf-8") as file:
         for i in range(120):
             ours = every and i % every == 3
             tokens = marked(mark, rng) if ours else plain(rng)
+            tokens = marked(mark, rng, share=WEAK) if i == 7 else tokens
             name = f"https://example.org/{'a' if i % 5 else 'quite-long/' * 9}/مقالة-{i}<b>.html"
             file.write(json.dumps({"id": name, "text": text_of(tokens)}) + "\n")
         file.write("<i>no JSON\n")

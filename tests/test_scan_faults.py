@@ -326,7 +326,7 @@ def test_command_and_report(tokens_file, tmp_path):
     done = wmcore("report", out)
     assert done.returncode == 0, done.stderr
     page = (out / "report.html").read_text("utf-8")
-    assert "carry it" in page
+    assert "carry the watermark." in page
     assert MARK.key.secret_hex not in page + (out / "manifest.json").read_text()
     refused = wmcore("report", tmp_path)
     assert refused.returncode == 2

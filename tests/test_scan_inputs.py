@@ -210,6 +210,8 @@ def changes():
         "summary",
         "timed",
         "spent",
+        "began",
+        "ended",
     ):
         yield from (((field,), value) for value in ("x", 5, [3], {"a": "b"}))
     for field in ("documents", "hits", "threshold", "least_p", "controls", "at_most_0.001"):
@@ -231,7 +233,9 @@ def test_manifests_of_other_types_are_one_sentence(tokens_file, tmp_path):
         place = manifest
         for step in path[:-1]:
             place = place[step]
-        if (path[-1], value) in [("wmcore", "x"), ("timed", 5), ("seconds", 5)]:
+        if (path[-1], value) in [
+            *(("wmcore", "x"), ("timed", 5), ("seconds", 5), ("began", "x"), ("ended", "x"))
+        ]:
             continue  # of the right type after all
         place[path[-1]] = value
         (out / MANIFEST).write_text(json.dumps(manifest))
@@ -247,7 +251,7 @@ def test_manifests_of_other_types_are_one_sentence(tokens_file, tmp_path):
             place = place[step]
         del place[path[-1]]
         (out / MANIFEST).write_text(json.dumps(manifest))
-        if path[0] not in ("timed", "spent"):
+        if path[0] not in ("timed", "spent", "began", "ended"):
             with pytest.raises(WatermarkError, match="damaged|has version"):  # noqa: RUF043
                 render(out)
     for raw in (b"[" * 100_000, b"\xff", b"5", b"", b'{"format": "wmcore.scan", "version": [1]}'):

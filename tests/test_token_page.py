@@ -1,11 +1,13 @@
-"""The page: escaped, self-contained, coloured by rarity; the demo's helpers."""
+"""The page: escaped, self-contained, coloured by rarity, with a verdict; the demo's helpers."""
 
+import html
 import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import sample_pages
 
 from wmcore.cli import demo, token_page
 from wmcore.pages import format_p
@@ -30,19 +32,23 @@ def page_of(text: bytes, found=None) -> str:
     found = found or detection(range(len(text)), range(len(text)), [-1.0] * len(text))
     shown = token_page.passage("watermarked", "exp", Letters(), list(text), found)
     section = token_page.Section(
-        "exp <&>", "sum & total", [token_page.Example("<b>prompt</b>", [shown])]
+        "exp <&>", "sum & total", [token_page.Example("<b>name", [shown], "<b>prompt</b>")]
     )
     return token_page.render("Title <script>", [section])
+
+
+def shown_text(page: str) -> str:
+    """The coloured text as it is read."""
+    (inside,) = re.findall(r'<div class="text card" dir="auto">(.*?)</div>', page, re.DOTALL)
+    return html.unescape(re.sub("<[^>]*>", "", inside))
 
 
 def test_everything_is_escaped():
     page = page_of(b"<script>alert('x')</script> &amp; \"q\"")
     assert "<script>" not in page
-    assert "<b>prompt" not in page
+    assert "<b>" not in page
     assert "exp &lt;&amp;&gt;" in page
-    assert "".join(re.findall(r'<i class="f\d+" title="[^"]*">(.*?)</i>', page)).startswith(
-        "&lt;script&gt;"
-    )
+    assert shown_text(page).startswith("<script>alert('x')</script> &amp; \"q\"")
 
 
 def test_page_is_self_contained_and_well_formed():
@@ -52,7 +58,8 @@ def test_page_is_self_contained_and_well_formed():
             self.open = []
 
         def handle_starttag(self, tag, attributes):
-            assert not {"src", "href", "onclick"} & {name for name, _ in attributes}
+            assert not {"src", "onclick", "title"} & {name for name, _ in attributes}
+            assert dict(attributes).get("href", "#").startswith("#")
             if tag != "meta":
                 self.open.append(tag)
 
@@ -64,7 +71,7 @@ def test_page_is_self_contained_and_well_formed():
     checker.feed(page)
     checker.close()
     assert checker.open == []
-    assert "http" not in page
+    assert "//" not in page
     assert "@import" not in page
 
 
@@ -88,16 +95,33 @@ def test_chance_of_fit_at_the_ends():
 
 def test_levels_gaps_and_jumps():
     found = detection([0, 1, 2, 3, 4], [7, 8, -1, 11, 0], [0.0, -1.0, 0.0, -9.0, -20.0])
-    pieces = token_page.passage("t", "exp-edit", Letters(), list(b"abcdef"), found).pieces
-    assert [p.text for p in pieces] == list("abcdef")
+    shown = token_page.passage("t", "exp-edit", Letters(), list(b"a cdef"), found)
+    pieces = shown.pieces
+    assert [p.text for p in pieces] == ["a", "", "c", "d", "e", "f"]
+    assert [p.space for p in pieces] == ["", " ", "", "", "", ""]
     assert [p.level for p in pieces] == [0, 1, None, 6, 6, None]
     # row 0 after row 11 is the end of the key, not a jump
     assert [p.jump for p in pieces] == [False, False, False, True, False, False]
-    assert pieces[3].tip == "token 3, key row 11, cost -9.000: by chance 1 in 8.1e+03"
-    assert pieces[5].tip == "token 5: no key row"
+    assert [(fit.position, fit.row, fit.cost) for fit in shown.best] == [
+        (4, 0, -20.0),
+        (3, 11, -9.0),
+        (1, 8, -1.0),
+        (0, 7, 0.0),
+    ]
+    assert round(shown.best[1].rarity) == 8103
+    assert shown.best[-1].rarity == 1.0
 
 
-def test_spans_are_marked_and_their_labels_escaped():
+def test_tokens_that_fit_best_are_in_a_table():
+    """What a tooltip would say can be read without one."""
+    costs = [-0.5 * i for i in range(25)]
+    page = page_of(b"abcdefghijklmnopqrstuvwxy", detection(range(25), range(25), costs))
+    words = re.findall(r'<tr><th scope="row"><bdi>(.*?)</bdi>', page)
+    assert "".join(words) == "yxwvutsrqponmlkjihgf"
+    assert '<td class="n">24</td><td class="n">24</td><td class="n">-12.000</td>' in page
+
+
+def test_spans_are_marked():
     spans = [
         SimpleNamespace(start=1, stop=3, p_value=0.001),
         SimpleNamespace(start=4, stop=5, p_value=1e-9),
@@ -108,9 +132,38 @@ def test_spans_are_marked_and_their_labels_escaped():
     page = token_page.render(
         "t", [token_page.Section("exp", "", [token_page.Example("p", [shown])])]
     )
-    labels = re.findall(r'<sup>(.*?)</sup><i class="f1 in" title="[^"]*">(.*?)</i>', page)
-    assert labels == [("passage 1: p = 0.001", "&lt;"), ("passage 2: p = 1e-09", "&gt;")]
-    assert page.count(' in"') == 3
+    labels = re.findall(r'<sup>(.*?)</sup><i class="f1 in">(.*?)</i>', page)
+    assert labels[-2:] == [("passage 1: p = 0.001", "&lt;"), ("passage 2: p = 1 × 10⁻⁹", "&gt;")]
+    assert page.count('<i class="f1 in">') == 3
+
+
+@pytest.mark.parametrize(
+    ("p", "said"),
+    [
+        (0.03, "not found"),
+        (0.01, "found"),
+        (1e-9, "found"),
+    ],
+)
+def test_a_verdict_beside_each_p(p, said):
+    page = page_of(b"abc", detection(range(3), range(3), [-1.0] * 3, p_value=p))
+    assert re.findall(r'<span class="badge[ a-z]*">(.*?)</span>', page) == [said]
+    assert "counts as found if p ≤ 0.01" in page
+
+
+def test_the_demo_labels_its_p_values():
+    page = re.sub(r"\s+", " ", sample_pages.demo_page())
+    assert "Found, with p ≤ 0.01, in 0 of 2 plain texts, 2 of 2 marked texts" in page
+    assert re.search(r">plain: p = 0\.\d+</span>.*>marked: p = 0\.001</span>.*>damaged: p = ", page)
+
+
+def test_the_page_of_one_text_names_no_version():
+    page = sample_pages.token_page_of_one()
+    assert "<h3>" not in page
+    assert page.count("<blockquote") == 0
+    assert re.search(
+        r'<bdi class="name">letter.txt</bdi><span class="values"><span class="p">p = ', page
+    )
 
 
 def test_text_without_alignment_is_shown_plain():
@@ -120,7 +173,7 @@ def test_text_without_alignment_is_shown_plain():
     page = token_page.render(
         "t", [token_page.Section("its", "", [token_page.Example("p", [shown])])]
     )
-    assert "empty text" in page
+    assert '<span class="badge">not tested</span> empty text' in page
 
 
 @pytest.mark.parametrize("text", ["Grüße 😀 \u200b!", "😀😀", "", "ab"])

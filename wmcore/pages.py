@@ -5,6 +5,8 @@ from typing import Any
 
 from wmcore.records import clean
 
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 
 def fill(template: str, **values: Any) -> str:
     """A template of this package filled in: a string of HTML that UTF-8 can hold."""
@@ -28,17 +30,15 @@ def format_p(p: float | None) -> str:
     return "\N{EN DASH}" if p is None else f"{p:.3g}"
 
 
-def power_of_ten(p: float | None) -> Any:
-    """The same as HTML, in which small numbers are 1.23 × 10 to a raised power."""
-    from markupsafe import Markup
+def power_of_ten(p: float | None) -> str:
+    """The same with small numbers as 1.23 × 10⁻⁹."""
+    digits, _, power = format_p(p).partition("e")
+    return f"{digits} × 10{raised(int(power))}" if power else digits
 
-    plain = format_p(p)
-    digits, _, power = plain.partition("e")
-    if not power:
-        return Markup(plain)
-    return Markup("{} × 10<sup>{}</sup>").format(digits, power.lstrip("+").replace("-0", "-")).replace(
-        "-", "\N{MINUS SIGN}"
-    )
+
+def raised(number: int) -> str:
+    """A whole number as an exponent."""
+    return str(number).translate(_RAISED)
 
 
 def p_in_words(p: float) -> str:

@@ -25,7 +25,7 @@ KINDS = ("plain", "marked", "damaged")
 ABOUT = (
     "written without the watermark",
     "written with the watermark",
-    f"the marked text with {DAMAGE:.0%} of its tokens changed, deleted or inserted",
+    f"the marked text with {100 * DAMAGE:.0f}\N{NO-BREAK SPACE}% of its tokens changed, deleted or inserted",
 )
 
 

@@ -280,26 +280,14 @@ class _Reporter:
 
 
 def _summary(summary: dict[str, Any], fdr: str, output: str) -> list[str]:
+    from wmcore.scan.words import by_chance, one_key
+
     method = {"bh": "Benjamini-Hochberg", "by": "Benjamini-Yekutieli", "ebh": "e-BH"}[fdr]
     lines = [
         f"{summary['documents']:,} documents, {summary['errors']:,} of them could not be tested",
         f"{summary['hits']:,} carry the watermark at q <= {summary['level']} ({method})",
     ]
-    if summary["hits"]:
-        least = summary["threshold"]
-        bound = f"p is at most {least:.3g}:"
-        if fdr == "ebh":
-            bound = f"E is at least {1 / least:.3g}: at most"
-        lines.append(
-            f"their {bound} {summary['expected_by_chance']:.3g} such documents are expected by chance, "
-            "on average over keys"
-        )
-    if summary["controls"]:
-        c = summary["controls"]
-        lines.append(
-            f"{c['count']} control keys found {c['false_mean']:.3g} such documents on average; at most "
-            f"{c['false_bound']:.3g} are false with a confidence of {c['confidence']:.0%}"
-        )
+    lines += filter(None, [by_chance(summary, fdr), one_key(summary, fdr)])
     lines.append(f"results: {output}; see them with: wmcore report {output}")
     return lines
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from wmcore._version import __version__
-from wmcore.pages import fill, format_p
+from wmcore.pages import fill
 from wmcore.schemes import SCHEMES
 
 if TYPE_CHECKING:
@@ -30,15 +30,16 @@ FOUND = 0.01
 
 @dataclass(frozen=True)
 class Piece:
-    """A token as shown: its text and colour level (None when no key row met it), whether key rows were skipped or
-    repeated before it, whether it is inside a passage that was located, and what is said of that before its first
-    token."""
+    """A token as shown: the spaces before it, its text and colour level (None when no key row met it), whether key
+    rows were skipped or repeated before it, whether it is inside a passage that was located, and of the first token of
+    one its number and p."""
 
+    space: str
     text: str
     level: int | None
     jump: bool
     inside: bool = False
-    label: str = ""
+    begins: tuple[int, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,20 +145,21 @@ def passage(
     fits = _fits(scheme, texts, detection)
     pieces = []
     previous = None
-    for i, text in enumerate(texts):
+    for i, whole in enumerate(texts):
+        text = whole.lstrip(" ")
+        space = " " * (len(whole) - len(text))
         if i not in fits:
-            pieces.append(Piece(text, None, False))
+            pieces.append(Piece(space, text, None, False))
             continue
         fit = fits[i]
         level = sum(fit.rarity >= limit for limit in LEVELS)
         jump = previous is not None and fit.row != previous + 1 and fit.row != 0
-        pieces.append(Piece(text, level, jump))
+        pieces.append(Piece(space, text, level, jump))
         previous = fit.row
     for number, span in enumerate(spans, start=1):
         for i in range(span.start, span.stop):
             pieces[i] = replace(pieces[i], inside=True)
-        label = f"passage {number}: p = {format_p(span.p_value)}"
-        pieces[span.start] = replace(pieces[span.start], label=label)
+        pieces[span.start] = replace(pieces[span.start], begins=(number, span.p_value))
     best = sorted(fits.values(), key=lambda fit: (-fit.rarity, fit.position))[:BEST]
     return Passage(
         title,

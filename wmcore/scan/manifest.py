@@ -20,7 +20,12 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "seconds": _NUMBER,
     "summary": (dict, type(None)),
 }
-_LATER: dict[str, tuple[type, ...]] = {"timed": _COUNT, "spent": (dict,), "began": (str,), "ended": (str,)}
+_LATER: dict[str, tuple[type, ...]] = {
+    "timed": _COUNT,
+    "spent": (dict,),
+    "began": (str,),
+    "ended": (str,),
+}
 _WATERMARK: dict[str, tuple[type, ...]] = {"fingerprint": (str,), "scheme": (str,)}
 _INPUT: dict[str, tuple[type, ...]] = {"name": (str,), "files": _COUNT, "size": _COUNT}
 _SUMMARY: dict[str, tuple[type, ...]] = {

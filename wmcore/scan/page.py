@@ -12,7 +12,7 @@ import numpy as np
 
 from wmcore._version import __version__
 from wmcore.errors import WatermarkError
-from wmcore.pages import fill
+from wmcore.pages import fill, raised
 from wmcore.scan import words
 from wmcore.scan.manifest import date, read_manifest
 from wmcore.scan.store import read_shard, shards
@@ -172,8 +172,8 @@ def _logarithmic(counts: np.ndarray) -> list[tuple[str, int, str, float, float]]
 
 
 def _decimal(power: int) -> str:
-    """10 to minus this power, written out."""
-    return f"{10.0**-power:.{power}f}"
+    """10 to minus this power: 0.001, 10⁻⁸."""
+    return f"{10.0**-power:.{power}f}" if power <= 4 else f"10{raised(-power)}"
 
 
 def _width(count: float, most: float) -> float:

@@ -25,7 +25,9 @@ def verdict(summary: dict[str, Any]) -> str:
         return "No verdict: no document could be tested"
     if not hits:
         return f"Not called: none of {documents(tested)} shows the watermark"
-    return f"Called: {hits:,} of {documents(tested)} carr{'ies' if hits == 1 else 'y'} the watermark"
+    return (
+        f"Called: {hits:,} of {documents(tested)} carr{'ies' if hits == 1 else 'y'} the watermark"
+    )
 
 
 def by_chance(summary: dict[str, Any], fdr: str) -> str | None:
@@ -54,6 +56,4 @@ def one_key(summary: dict[str, Any], fdr: str) -> str | None:
         )
     if fdr == "ebh":
         return "Calls by e-values hold whatever the documents have in common."
-    return (
-        "Our key may by accident resemble this whole collection; run again with --controls 19 to rule that out."
-    )
+    return "Our key may by accident resemble this whole collection; run again with --controls 19 to rule that out."

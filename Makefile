@@ -14,7 +14,7 @@ VLLM_PIP := PYTHONWARNINGS=ignore $(VLLM)/bin/python -m pip
 SGLANG_PIP := PYTHONWARNINGS=ignore $(SGLANG)/bin/python -m pip
 INPUTS := setup.py pyproject.toml constraints.txt wmcore/_version.py
 
-.PHONY: demo test fuzz slow check bench peers gpu system experiments paper vllm sglang llamacpp clean help
+.PHONY: demo test pages fuzz slow check bench peers gpu system experiments paper vllm sglang llamacpp clean help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -26,11 +26,14 @@ demo: $(VENV)/.have-demo  ## watermark SmolLM2's answers, damage them, find the 
 test: $(VENV)/.have-test  ## every test but the slow and GPU ones
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
+pages: $(VENV)/.have-pages  ## the HTML pages in a Chromium of yours, checked by axe (CHROMIUM=path if it is not found)
+	WMCORE_CHROMIUM="$(CHROMIUM)" HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m browser -rs tests/test_pages_browser.py
+
 fuzz: $(VENV)/.have-test  ## damaged and hostile inputs: FUZZ=10000 of them; FUZZ_SEED=n for those of an earlier run
 	FUZZ=$(FUZZ) FUZZ_SEED=$(FUZZ_SEED) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/fuzz -m fuzz
 
 slow: $(VENV)/.have-slow  ## every test but the GPU ones, Ray's included
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not gpu and not vllm and not sglang and not llamacpp"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not gpu and not vllm and not sglang and not llamacpp and not browser"
 
 # mypy cannot follow an editable install of mapped folders, nor look past ./wmcore from here: it
 # runs inside a plain install of the package.
@@ -128,6 +131,10 @@ $(VENV)/.have-demo: $(VENV)/.have-smollm2 $(INPUTS)
 
 $(VENV)/.have-test: $(VENV)/.have-smollm2 $(INPUTS)
 	$(PIP) -e ".[demo,test]"
+	touch $@
+
+$(VENV)/.have-pages: $(VENV)/.have-test
+	$(PIP) -e ".[demo,test,pages]"
 	touch $@
 
 $(VENV)/.have-cuda$(CUDA): $(VENV)/.have-smollm2 $(INPUTS)

@@ -51,6 +51,7 @@ TEST = [
     "datasets>=3.2",
     *PAPER,
 ]
+PAGES = ["playwright>=1.60,<2", "axe-playwright-python>=0.1.7,<0.2"]
 CHECK = ["ruff>=0.17.6,<0.18", "mypy>=2.4,<3"]
 BENCH = ["pytest>=8.3,<10", "pytest-benchmark>=5.1,<6", "matplotlib>=3.9,<4"]
 
@@ -91,11 +92,12 @@ setup(
         "paper": [*GENERATE, *PAPER],
         "llamacpp": LLAMACPP,
         "test": TEST,
+        "pages": PAGES,
         "check": CHECK,
         "bench": BENCH,
         "cuda12": CUDA12,
         "cuda13": CUDA13,
-        "dev": [*GENERATE, *TEST, *CHECK, *BENCH],
+        "dev": [*GENERATE, *TEST, *PAGES, *CHECK, *BENCH],
     },
     entry_points={
         "console_scripts": ["wmcore = wmcore.cli.main:main"],

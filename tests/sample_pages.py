@@ -1,4 +1,4 @@
-"""One page of each kind, of texts that hold what a page must show as text: a script, Arabic, emoji, a very long word."""
+"""One page of each kind, of texts that hold what must be shown as text: a script, Arabic, emoji, a very long word."""
 
 import json
 import re
@@ -15,6 +15,7 @@ HOSTILE = ("<script>document.title='run'</script>", "<img", "onerror=alert(1)>",
 FOREIGN = ("العلامة", "المائية", "في", "النص", "😀", "👩‍👩‍👧", "Grüße", "x" * 120)
 PROSE = " ".join(opening["prompt"] for opening in demo.openings())
 WORDS = list(dict.fromkeys([*HOSTILE, *FOREIGN, *re.findall(r"\S+", PROSE)]))
+STRANGE = len(HOSTILE) + len(FOREIGN)
 V = 512
 WEAK = 0.4
 """Share of the eighth document that is marked: its p is small, but without other marked ones no call."""
@@ -63,14 +64,20 @@ def text_of(tokens):
 
 
 def scanned(folder, every=12, **settings):
-    """The output of a scan of 121 documents, every `every`th marked (0: none), the eighth a little, the last unreadable."""
+    """The output of a scan of 121 documents, every `every`th marked (0: none), the eighth a little, the last broken.
+
+    Those that are marked end with all that must be shown as text.
+    """
     mark, rng = watermark(), np.random.default_rng(5)
     path = folder / "corpus.jsonl"
     with open(path, "w", encoding="utf-8") as file:
         for i in range(120):
             ours = every and i % every == 3
             tokens = marked(mark, rng) if ours else plain(rng)
-            tokens = marked(mark, rng, share=WEAK) if i == 7 else tokens
+            if ours:
+                tokens[-STRANGE:] = np.arange(STRANGE)
+            elif i == 7:
+                tokens = marked(mark, rng, share=WEAK)
             name = f"https://example.org/{'a' if i % 5 else 'quite-long/' * 9}/مقالة-{i}<b>.html"
             file.write(json.dumps({"id": name, "text": text_of(tokens)}) + "\n")
         file.write("<i>no JSON\n")

@@ -1,33 +1,26 @@
-"""The ``wmcore`` command: keygen, generate and demo; the others are in `bench`, `detect`, `learn` and `scan`.
+"""The ``wmcore`` command: keygen and demo here, the others in modules of their own.
 
 Exit code 0 whatever is found; 2 for bad usage or input, with one line on standard error that says what to do; 130 when
 interrupted; 1 for an error of wmcore's own. Everything heavy is imported inside the command that needs it.
 """
 
 import contextlib
+import io
 import os
 import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
+from wmcore import whole_file
 from wmcore._version import __version__
-from wmcore.cli import bench, console, detect, learn, scan
-from wmcore.cli.console import (
-    MOST,
-    NAMES,
-    ModelName,
-    Seed,
-    WatermarkFile,
-    example,
-    note,
-    output_option,
-)
-from wmcore.cli.prompts import PromptsFile, read_prompts
+from wmcore.cli import bench, console, detect, generate, learn, scan
+from wmcore.cli.console import NAMES, example, note, output_option
+from wmcore.cli.output import check_output, reserved
 from wmcore.errors import WatermarkError
 from wmcore.schemes import DEFAULT_SCHEME
 
@@ -48,9 +41,8 @@ def start(
     if version:
         console.say(f"wmcore {__version__}")
     elif context.invoked_subcommand is None:
-        raise WatermarkError(
-            "no command given: wmcore -h lists keygen, generate, detect, learn-scores, demo, scan, report and bench"
-        )
+        names = ", ".join(context.command.list_commands(context))
+        raise WatermarkError(f"no command given: wmcore -h lists {names}")
 
 
 @app.command(
@@ -97,7 +89,7 @@ def keygen(
         gap=gap,
         tokenizer=model,
     )
-    with contextlib.nullcontext() if force else _reserved(output):
+    with contextlib.nullcontext() if force else reserved(output):
         watermark.save(output)
     note(
         f"{output}: {scheme}, vocabulary {watermark.vocab_size:,}, key length {key_length:,}, "
@@ -105,89 +97,7 @@ def keygen(
     )
 
 
-@contextlib.contextmanager
-def _reserved(path: str) -> Any:
-    """Make an empty file of this name, which fails if there is one: two keygens at once cannot both win."""
-    try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    except FileExistsError:
-        raise WatermarkError(
-            f"--output {path}: the file exists; choose another or add --force"
-        ) from None
-    try:
-        yield
-    except BaseException:
-        Path(path).unlink(missing_ok=True)
-        raise
-
-
-@app.command(
-    epilog=example(
-        "wmcore generate -w watermark.json --model smollm2 --prompts prompts.jsonl -o out.jsonl",
-        """echo '{"prompt": "The harbour"}' | wmcore generate -w watermark.json --prompts -""",
-    )
-)
-def generate(
-    watermark: WatermarkFile,
-    prompts: PromptsFile,
-    model: ModelName = "smollm2",
-    output: Annotated[str, output_option("JSON Lines, or - for stdout.")] = "-",
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST)] = 200,
-    temperature: Annotated[float, typer.Option()] = 1.0,
-    top_k: Annotated[int | None, typer.Option(min=1, max=MOST)] = None,
-    top_p: Annotated[float | None, typer.Option()] = None,
-    batch_size: Annotated[int, typer.Option(min=1, max=MOST)] = 16,
-    seed: Seed = None,
-) -> None:
-    """Continue each prompt with watermarked text.
-
-    Lines are written as texts are finished, with the prompt's number from 0 as 'index'.
-    """
-    from wmcore.watermark import Watermark
-
-    if output != "-" and Path(output).resolve() == Path(prompts).resolve():
-        raise WatermarkError(f"--output {output}: these are the prompts; choose another file")
-    mark = Watermark.load(watermark)
-    texts, failed = read_prompts(prompts)
-
-    from wmcore.generation import Generation
-    from wmcore.generation import generate as continue_prompts
-    from wmcore.models import load_model
-
-    loaded, tokenizer = load_model(model)
-    logits = loaded.config.get_text_config().vocab_size
-    if logits != mark.vocab_size:
-        raise WatermarkError(
-            f"--model {model}: it has {logits:,} logits but the watermark was made for "
-            f"{mark.vocab_size:,}: use {mark.tokenizer or 'its model'}, or make another watermark"
-        )
-    with console.open_output(output) as out:
-
-        def write(number: int, made: Generation) -> None:
-            record: dict[str, Any] = {"index": texts[number][0], "prompt": made.prompt}
-            if made.error is None:
-                record |= {"text": made.text, "tokens": made.tokens, "shift": made.shift}
-            else:
-                record["error"] = made.error
-            console.write_record(out, record)
-
-        for record in failed:
-            console.write_record(out, record)
-        continue_prompts(
-            loaded,
-            [text for _, text in texts],
-            mark,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            batch_size=batch_size,
-            seed=seed,
-            tokenizer=tokenizer,
-            on_done=write,
-        )
-
-
+app.command(epilog=generate.EXAMPLES)(generate.generate)
 app.command(epilog=detect.EXAMPLES)(detect.detect)
 app.command(epilog=learn.EXAMPLES)(learn.learn_scores)
 
@@ -208,8 +118,10 @@ def demo(
 
     if scheme is not None and scheme not in SCHEMES:
         raise WatermarkError(f"--scheme {scheme}: unknown; choose one of {', '.join(SCHEMES)}")
-    with open(output, "w", encoding="utf-8") as page:
-        run(tuple(SCHEMES) if scheme is None else (scheme,), page, seed=seed, stage=note)
+    check_output(output, replace=True)
+    page = io.StringIO()
+    run(tuple(SCHEMES) if scheme is None else (scheme,), page, seed=seed, stage=note)
+    whole_file.write(output, page.getvalue().encode())
     note(f"{output}: each token coloured by how well it fits its key row; open it in a browser")
 
 

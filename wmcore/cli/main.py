@@ -11,18 +11,31 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
 from wmcore import whole_file
 from wmcore._version import __version__
-from wmcore.cli import bench, console, detect, generate, learn, scan
-from wmcore.cli.console import NAMES, example, note, output_option
+from wmcore.cli import (
+    bench,
+    calibrate,
+    console,
+    derive,
+    detect,
+    generate,
+    identify,
+    learn,
+    scan,
+)
+from wmcore.cli.console import NAMES, example, named, note, output_option
 from wmcore.cli.output import check_output, reserved
 from wmcore.errors import WatermarkError
 from wmcore.schemes import DEFAULT_SCHEME
+
+if TYPE_CHECKING:
+    from wmcore.key import Key
 
 app = typer.Typer(
     add_completion=False,
@@ -48,7 +61,7 @@ def start(
 @app.command(
     epilog=example(
         "wmcore keygen --model smollm2 -o watermark.json",
-        "wmcore keygen --scheme its --vocab-size 50257 --key-length 512 -o its.json",
+        "wmcore keygen --scheme its --vocab-size 50257 --tokenizer gpt2 --key-length 512 -o its.json",
     )
 )
 def keygen(
@@ -57,7 +70,15 @@ def keygen(
     model: Annotated[
         str | None, typer.Option(help="Take the vocabulary size from this model: smollm2 or other.")
     ] = None,
-    vocab_size: Annotated[int | None, typer.Option(help="Or give the vocabulary size.")] = None,
+    vocab_size: Annotated[
+        int | None, typer.Option(help="Or give the vocabulary size: the logits of the model.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            callback=named, help="What detect reads texts with, unless told. Default: the model's."
+        ),
+    ] = None,
     key_length: Annotated[int, typer.Option(help="Rows of the key sequence (n).")] = 256,
     block_length: Annotated[
         int | None,
@@ -68,7 +89,18 @@ def keygen(
     gap: Annotated[
         float | None, typer.Option(help="Cost of an insertion or deletion. Default: the scheme's.")
     ] = None,
-    force: Annotated[bool, typer.Option(help="Replace FILE, whose key is then lost.")] = False,
+    key_from_env: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            callback=named,
+            help="Take the secret, 64 hexadecimal digits, from this environment variable, and leave it there: the "
+            "file has its name and the key's fingerprint.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace FILE, whose key is then lost.")
+    ] = False,
 ) -> None:
     """Make a secret key and write it, with its settings, to a watermark file (mode 0600)."""
     from wmcore.watermark import Watermark
@@ -80,25 +112,44 @@ def keygen(
 
         vocab_size = vocab_size_of(model)
     elif model is not None or vocab_size is None:
-        raise WatermarkError("give one of --model and --vocab-size")
+        raise WatermarkError(
+            "give one of --model and --vocab-size (and --tokenizer with it, if detect is to read texts)"
+        )
     watermark = Watermark.create(
         scheme,
         vocab_size=vocab_size,
         key_length=key_length,
         block_length=block_length,
         gap=gap,
-        tokenizer=model,
+        key=None if key_from_env is None else _key_in(key_from_env),
+        tokenizer=tokenizer or model,
     )
     with contextlib.nullcontext() if force else reserved(output):
-        watermark.save(output)
+        watermark.save(output, key_from_env=key_from_env)
     note(
         f"{output}: {scheme}, vocabulary {watermark.vocab_size:,}, key length {key_length:,}, "
         f"fingerprint {watermark.fingerprint}"
     )
 
 
+def _key_in(variable: str) -> "Key":
+    """The key whose secret is in an environment variable."""
+    from wmcore.key import Key
+
+    secret = os.environ.get(variable)
+    if not secret:
+        raise WatermarkError(
+            f"--key-from-env {variable}: the variable is not set: put 64 hexadecimal digits into it, as with "
+            f"export {variable}=$(openssl rand -hex 32)"
+        )
+    return Key.from_hex(secret)
+
+
 app.command(epilog=generate.EXAMPLES)(generate.generate)
 app.command(epilog=detect.EXAMPLES)(detect.detect)
+app.command(epilog=identify.EXAMPLES)(identify.identify)
+app.command(epilog=derive.EXAMPLES)(derive.derive)
+app.command(epilog=calibrate.EXAMPLES)(calibrate.calibrate)
 app.command(epilog=learn.EXAMPLES)(learn.learn_scores)
 
 

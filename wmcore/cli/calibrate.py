@@ -1,6 +1,7 @@
 """``wmcore calibrate``: texts in, a file of null statistics for ``wmcore detect --calibration`` out."""
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,10 +21,18 @@ from wmcore.cli.console import (
     note,
     output_option,
 )
+from wmcore.cli.detect import batches
 from wmcore.cli.output import Force, check_output
 from wmcore.cli.texts import Documents
 from wmcore.errors import WatermarkError
-from wmcore.records import MAX_BYTES
+from wmcore.records import MAX_BYTES, Document
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from wmcore.detect import Detector
+
+NAMED_ERRORS = 10  # documents that cannot be used and are named
 
 EXAMPLES = example(
     "wmcore calibrate -w watermark.json -o null.npz articles.jsonl",
@@ -87,18 +96,7 @@ def calibrate(
         score=score,
         tokenizer=documents.coder(tokenizer or mark.tokenizer) if files else None,
     )
-    texts = None
-    if files:
-        given = list(documents.read(files))
-        readable = [one for one in given if one.error is None]
-        batch = detector.read([one.content for one in readable])
-        texts = batch.arrays
-        errors = [(one.id, one.error) for one in given if one.error is not None]
-        errors += [(readable[place].id, error) for place, (_, error) in batch.failed.items()]
-        for name, error in errors[:10]:
-            note(f"{name}: {error}")
-        if errors:
-            note(f"{len(errors):,} of {len(given):,} documents could not be used")
+    texts = _token_ids(detector, documents.read(files)) if files else None
     made = Calibration.fit(
         mark, sizes, resamples, tokens=texts, statistic=detector.statistic, seed=seed
     )
@@ -107,6 +105,25 @@ def calibrate(
         f"{output}: {detector.statistic.scheme.name}, {made.resamples:,} resamples at each of "
         f"{', '.join(map(str, made.lengths))} tokens"
     )
+
+
+def _token_ids(detector: "Detector", documents: Iterable[Document]) -> "list[np.ndarray]":
+    """Token ids of the documents that can be used; the first of the others are named on standard error."""
+    arrays: list[np.ndarray] = []
+    count = failed = 0
+    for batch in batches(documents):
+        readable = [one for one in batch if one.error is None]
+        found = detector.read([one.content for one in readable])
+        arrays += found.arrays
+        errors = [(one.id, one.error) for one in batch if one.error is not None]
+        errors += [(readable[place].id, error) for place, (_, error) in found.failed.items()]
+        for name, error in errors[: max(NAMED_ERRORS - failed, 0)]:
+            note(f"{name}: {error}")
+        count += len(batch)
+        failed += len(errors)
+    if failed:
+        note(f"{failed:,} of {count:,} documents could not be used")
+    return arrays
 
 
 def _sizes(text: str) -> list[int]:

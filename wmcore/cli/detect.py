@@ -134,7 +134,7 @@ def detect(
         if path != "-" and not os.access(path, os.R_OK):
             raise WatermarkError(f"{path}: no such file, or it cannot be read")
         if path != "-" and Path(path).is_dir():
-            raise WatermarkError(f"{path}: a folder; name the files in it")
+            raise WatermarkError(f"{path}: a folder; name the files in it, or use wmcore scan")
     tuning = {"--resamples": resamples, "--stop-after": stop_after, "--seed": seed}
     for option in [name for name, value in tuning.items() if value is not None and verdict_only]:
         raise WatermarkError(f"--verdict-only has a test of its own: leave {option} out")

@@ -54,7 +54,7 @@ def start(
     if version:
         console.say(f"wmcore {__version__}")
     elif context.invoked_subcommand is None:
-        names = ", ".join(context.command.list_commands(context))
+        names = ", ".join(typer.main.get_group(app).list_commands(context))
         raise WatermarkError(f"no command given: wmcore -h lists {names}")
 
 

@@ -68,7 +68,7 @@ def test_keygen_does_not_replace_by_race(wm, tmp_path, monkeypatch):
     real = Watermark.save
     options = ("keygen", "--scheme", "exp", "--vocab-size", V, "-o", "new.json")
 
-    def slow(self, path):
+    def slow(self, path, **_):
         one_line(wm(*options), r"new\.json: the file exists; choose another or add --force")
         real(self, path)
 
@@ -76,7 +76,7 @@ def test_keygen_does_not_replace_by_race(wm, tmp_path, monkeypatch):
     assert wm(*options)[0] == 0
     assert Watermark.load("new.json").vocab_size == V
 
-    def failing(self, path):
+    def failing(self, path, **_):
         raise OSError(28, "No space left on device", path)
 
     os.remove("new.json")

@@ -98,7 +98,7 @@ def test_text_file_is_one_document(tmp_path):
         (b"caf\xe9", "not UTF-8: byte 0xe9 at offset 3: convert it"),
         (
             b"a" * (MAX_BYTES + 1),
-            "longer than 4,000,000 bytes: split it, or raise --max-bytes",
+            "longer than 4,000,000 bytes: split it, or raise the limit (--max-bytes of detect and scan)",
         ),
     ],
 )

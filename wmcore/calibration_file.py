@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from wmcore import whole_file
 from wmcore.errors import WatermarkError, shown
 
 VERSION = 2
@@ -41,11 +42,12 @@ def check_size(lengths: int, resamples: int) -> None:
 def write(
     path: str | os.PathLike, test: dict[str, Any], lengths: np.ndarray, statistics: np.ndarray
 ) -> None:
-    """Write the fields of a `Calibration`: arrays and a JSON string, no pickle."""
+    """Write the fields of a `Calibration`: arrays and a JSON string, no pickle; whole or not at all."""
     check_size(*statistics.shape)
     header = json.dumps({"version": VERSION, "test": test})
-    with open(path, "wb") as file:
-        np.savez_compressed(file, header=np.array(header), lengths=lengths, statistics=statistics)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, header=np.array(header), lengths=lengths, statistics=statistics)
+    whole_file.write(path, packed.getvalue())
 
 
 def read(path: str | os.PathLike) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
@@ -67,7 +69,8 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], np.ndarray, np.ndarra
     except Exception:  # zipfile, zlib, json and NumPy each have their own for a damaged file
         reason = "damaged, or not a calibration"
     raise WatermarkError(
-        f"calibration file {Path(path)} cannot be read ({reason}): fit it again with Calibration.fit"
+        f"calibration file {Path(path)} cannot be read ({reason}): fit it again with Calibration.fit, or "
+        "'wmcore calibrate'"
     )
 
 

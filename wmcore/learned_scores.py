@@ -15,12 +15,11 @@ from copy import copy
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import as_file, files
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from wmcore import scores_file
+from wmcore import scores_file, whole_file
 from wmcore.checks import real_number, string, whole_number
 from wmcore.errors import WatermarkError, reason, shown
 from wmcore.proxy import Proxy, as_proxy, read_with
@@ -109,8 +108,8 @@ class LearnedScores(Scores):
         }
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write a JSON file (no secret; a proxy is not in it)."""
-        Path(path).write_text(scores_file.to_text(self.to_dict()), encoding="utf-8")
+        """Write a JSON file (no secret; a proxy is not in it), whole or not at all."""
+        whole_file.write(path, scores_file.to_text(self.to_dict()).encode())
 
     @staticmethod
     def load(path: str | os.PathLike) -> "LearnedScores":

@@ -325,7 +325,7 @@ def _record(text: str) -> Any:
 
 
 def _too_long(limit: int) -> str:
-    return f"longer than {limit:,} bytes: split it, or raise --max-bytes"
+    return f"longer than {limit:,} bytes: split it, or raise the limit (--max-bytes of detect and scan)"
 
 
 def _is_damage(error: Exception) -> bool:

@@ -34,8 +34,19 @@ def named(value: str | None) -> str | None:
     return value
 
 
+WATERMARK = "WMCORE_WATERMARK"
+"""The environment variable that names the watermark file where no option does."""
+
 WatermarkFile = Annotated[
-    str, typer.Option("--watermark", "-w", metavar="FILE", help="Watermark file made by keygen.")
+    str,
+    typer.Option(
+        "--watermark",
+        "-w",
+        metavar="FILE",
+        envvar=WATERMARK,
+        callback=named,
+        help="Watermark file made by keygen.",
+    ),
 ]
 Seed = Annotated[
     int | None,
@@ -47,6 +58,19 @@ TokenizerName = Annotated[
 ]
 
 ModelName = Annotated[str, typer.Option("--model", help="smollm2, or a transformers name or path.")]
+
+TextField = Annotated[
+    str | None,
+    typer.Option("--text-field", help="Field of the records with the text. Default: text."),
+]
+TokensField = Annotated[
+    str | None,
+    typer.Option("--tokens-field", help="Field of the records with token ids, instead of text."),
+]
+MaxBytes = Annotated[
+    int,
+    typer.Option("--max-bytes", min=1, max=MOST, help="Longest line, record or text that is read."),
+]
 
 NAMES = ", ".join(SCHEMES)
 TestScheme = Annotated[

@@ -19,6 +19,7 @@ from wmcore.cli.console import (
     TokenizerName,
     WatermarkFile,
     example,
+    named,
     note,
     open_output,
     show_table,
@@ -77,6 +78,14 @@ def detect(
             help="Compare with this many independent keys. Default: a proven bound, or else 1,999 keys.",
         ),
     ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            callback=named,
+            help="Take p from the statistics that calibrate stored: approximate, and much faster.",
+        ),
+    ] = None,
     stop_after: Annotated[
         int | None,
         typer.Option(
@@ -125,7 +134,7 @@ def detect(
         if path != "-" and not os.access(path, os.R_OK):
             raise WatermarkError(f"{path}: no such file, or it cannot be read")
         if path != "-" and Path(path).is_dir():
-            raise WatermarkError(f"{path}: a folder; name the files in it")
+            raise WatermarkError(f"{path}: a folder; name the files in it, or use wmcore scan")
     tuning = {"--resamples": resamples, "--stop-after": stop_after, "--seed": seed}
     for option in [name for name, value in tuning.items() if value is not None and verdict_only]:
         raise WatermarkError(f"--verdict-only has a test of its own: leave {option} out")
@@ -135,8 +144,14 @@ def detect(
         raise WatermarkError(
             "--level is for --verdict-only and --spans: give one of them, too, or leave --level out"
         )
-    named = text_field is not None or tokens_field is not None
-    formats = [given_format(path, named) for path in files]
+    for option in [name for name, value in tuning.items() if value is not None and calibration]:
+        raise WatermarkError(f"--calibration has its own statistics: leave {option} out")
+    if calibration and (spans or verdict_only):
+        raise WatermarkError(
+            "--calibration is for plain p-values: leave --spans and --verdict-only out"
+        )
+    records = text_field is not None or tokens_field is not None
+    formats = [given_format(path, records) for path in files]
 
     from wmcore.detect import Detector
     from wmcore.locate import LEVEL as SPAN_LEVEL
@@ -164,6 +179,11 @@ def detect(
     if how != mark.statistic:
         scores = "" if how.scores is None else f", score {how.scores.name}"
         note(f"tested as {how.scheme.name}, gap {how.gap:g}{scores}")
+    null = None
+    if calibration is not None:
+        from wmcore.calibration import Calibration
+
+        null = Calibration.load(calibration)
     documents = chain.from_iterable(
         read_documents(path, form, reading) for path, form in zip(files, formats, strict=True)
     )
@@ -190,6 +210,7 @@ def detect(
                     resamples=resamples,
                     stop_after=STOP_AFTER if stop_after is None else stop_after or None,
                     seed=seed,
+                    calibration=null,
                 )
             for row in bar.track(results, description="documents"):
                 failed += row["error"] is not None
@@ -218,7 +239,7 @@ def detect_all(
     """A result for every document, in order, with the passages that `find` finds; unreadable ones pass through."""
     from wmcore.detect import Detection
 
-    for batch in _batches(documents):
+    for batch in batches(documents):
         contents = [d.content for d in batch if d.error is None]
         found: Iterator[Detection] = iter(detector.detect(contents, **options) if contents else ())
         for document in batch:
@@ -249,7 +270,7 @@ def judge_all(
     """A verdict for every document, in order; unreadable ones are passed through."""
     from wmcore.verdict import Verdict, verdicts
 
-    for batch in _batches(documents):
+    for batch in batches(documents):
         contents = [d.content for d in batch if d.error is None]
         found: Iterator[Verdict] = iter(verdicts(detector, contents, level=level))
         for document in batch:
@@ -257,7 +278,8 @@ def judge_all(
             yield {"document": document.id, "found": answer.found, "error": answer.error}
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Documents in lists of `BATCH`, or of about `BATCH_BYTES` where they are long."""
     batch: list[Document] = []
     size = 0
     for document in documents:

@@ -1,11 +1,12 @@
 """``wmcore learn-scores``: texts of a model in, a file of scores out."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from wmcore.cli.console import MOST, ModelName, Seed, example, note, output_option
-from wmcore.cli.prompts import PromptsFile, read_prompts
+from wmcore.cli.output import Force, check_output
+from wmcore.cli.prompts import PromptsFile, as_question, read_prompts
 from wmcore.errors import WatermarkError
 
 EXAMPLES = example(
@@ -18,6 +19,7 @@ EXAMPLES = example(
 def learn_scores(
     prompts: PromptsFile,
     output: Annotated[str, output_option("File to write, with a name in .json.")],
+    force: Force = False,
     model: ModelName = "smollm2",
     by: Annotated[
         str,
@@ -46,6 +48,7 @@ def learn_scores(
         raise WatermarkError(
             f"--output {output}: by its name it is no file of scores; end it in .json"
         )
+    check_output(output, force)
     if proxy is not None and by != "proxy":
         raise WatermarkError(f"--proxy is for scores by a proxy: leave it out, or --by {by}")
     texts, _ = read_prompts(prompts)
@@ -54,7 +57,7 @@ def learn_scores(
     from wmcore.models import load_model
 
     loaded, tokenizer = load_model(model)
-    questions = [_question(tokenizer, model, text) if chat else text for _, text in texts]
+    questions = [as_question(tokenizer, model, text) if chat else text for _, text in texts]
     scores = learning.learn_scores(
         loaded,
         tokenizer,
@@ -71,12 +74,3 @@ def learn_scores(
     scores.save(output)
     origin = scores.origin
     note(f"{output}: scores by {by}, from {origin.texts:,} texts of {origin.tokens:,} tokens")
-
-
-def _question(tokenizer: Any, model: str, text: str) -> list[int]:
-    """Token ids of a question in the chat format of a model."""
-    if not getattr(tokenizer, "chat_template", None):
-        raise WatermarkError(f"--chat: model {model} has no chat format; leave it out")
-    message = {"role": "user", "content": text}
-    coded = tokenizer.apply_chat_template([message], add_generation_prompt=True, return_dict=True)
-    return list(coded["input_ids"])

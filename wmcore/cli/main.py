@@ -1,35 +1,41 @@
-"""The ``wmcore`` command: keygen, generate and demo; the others are in `bench`, `detect`, `learn` and `scan`.
+"""The ``wmcore`` command: keygen and demo here, the others in modules of their own.
 
 Exit code 0 whatever is found; 2 for bad usage or input, with one line on standard error that says what to do; 130 when
 interrupted; 1 for an error of wmcore's own. Everything heavy is imported inside the command that needs it.
 """
 
 import contextlib
+import io
 import os
 import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
+from wmcore import whole_file
 from wmcore._version import __version__
-from wmcore.cli import bench, console, detect, learn, scan
-from wmcore.cli.console import (
-    MOST,
-    NAMES,
-    ModelName,
-    Seed,
-    WatermarkFile,
-    example,
-    note,
-    output_option,
+from wmcore.cli import (
+    bench,
+    calibrate,
+    console,
+    derive,
+    detect,
+    generate,
+    identify,
+    learn,
+    scan,
 )
-from wmcore.cli.prompts import PromptsFile, read_prompts
+from wmcore.cli.console import NAMES, example, named, note, output_option
+from wmcore.cli.output import check_output, reserved
 from wmcore.errors import WatermarkError
 from wmcore.schemes import DEFAULT_SCHEME
+
+if TYPE_CHECKING:
+    from wmcore.key import Key
 
 app = typer.Typer(
     add_completion=False,
@@ -48,15 +54,14 @@ def start(
     if version:
         console.say(f"wmcore {__version__}")
     elif context.invoked_subcommand is None:
-        raise WatermarkError(
-            "no command given: wmcore -h lists keygen, generate, detect, learn-scores, demo, scan, report and bench"
-        )
+        names = ", ".join(typer.main.get_group(app).list_commands(context))
+        raise WatermarkError(f"no command given: wmcore -h lists {names}")
 
 
 @app.command(
     epilog=example(
         "wmcore keygen --model smollm2 -o watermark.json",
-        "wmcore keygen --scheme its --vocab-size 50257 --key-length 512 -o its.json",
+        "wmcore keygen --scheme its --vocab-size 50257 --tokenizer gpt2 --key-length 512 -o its.json",
     )
 )
 def keygen(
@@ -65,7 +70,15 @@ def keygen(
     model: Annotated[
         str | None, typer.Option(help="Take the vocabulary size from this model: smollm2 or other.")
     ] = None,
-    vocab_size: Annotated[int | None, typer.Option(help="Or give the vocabulary size.")] = None,
+    vocab_size: Annotated[
+        int | None, typer.Option(help="Or give the vocabulary size: the logits of the model.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            callback=named, help="What detect reads texts with, unless told. Default: the model's."
+        ),
+    ] = None,
     key_length: Annotated[int, typer.Option(help="Rows of the key sequence (n).")] = 256,
     block_length: Annotated[
         int | None,
@@ -76,7 +89,18 @@ def keygen(
     gap: Annotated[
         float | None, typer.Option(help="Cost of an insertion or deletion. Default: the scheme's.")
     ] = None,
-    force: Annotated[bool, typer.Option(help="Replace FILE, whose key is then lost.")] = False,
+    key_from_env: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            callback=named,
+            help="Take the secret, 64 hexadecimal digits, from this environment variable, and leave it there: the "
+            "file has its name and the key's fingerprint.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace FILE, whose key is then lost.")
+    ] = False,
 ) -> None:
     """Make a secret key and write it, with its settings, to a watermark file (mode 0600)."""
     from wmcore.watermark import Watermark
@@ -88,107 +112,44 @@ def keygen(
 
         vocab_size = vocab_size_of(model)
     elif model is not None or vocab_size is None:
-        raise WatermarkError("give one of --model and --vocab-size")
+        raise WatermarkError(
+            "give one of --model and --vocab-size (and --tokenizer with it, if detect is to read texts)"
+        )
     watermark = Watermark.create(
         scheme,
         vocab_size=vocab_size,
         key_length=key_length,
         block_length=block_length,
         gap=gap,
-        tokenizer=model,
+        key=None if key_from_env is None else _key_in(key_from_env),
+        tokenizer=tokenizer or model,
     )
-    with contextlib.nullcontext() if force else _reserved(output):
-        watermark.save(output)
+    with contextlib.nullcontext() if force else reserved(output):
+        watermark.save(output, key_from_env=key_from_env)
     note(
         f"{output}: {scheme}, vocabulary {watermark.vocab_size:,}, key length {key_length:,}, "
         f"fingerprint {watermark.fingerprint}"
     )
 
 
-@contextlib.contextmanager
-def _reserved(path: str) -> Any:
-    """Make an empty file of this name, which fails if there is one: two keygens at once cannot both win."""
-    try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    except FileExistsError:
+def _key_in(variable: str) -> "Key":
+    """The key whose secret is in an environment variable."""
+    from wmcore.key import Key
+
+    secret = os.environ.get(variable)
+    if not secret:
         raise WatermarkError(
-            f"--output {path}: the file exists; choose another or add --force"
-        ) from None
-    try:
-        yield
-    except BaseException:
-        Path(path).unlink(missing_ok=True)
-        raise
-
-
-@app.command(
-    epilog=example(
-        "wmcore generate -w watermark.json --model smollm2 --prompts prompts.jsonl -o out.jsonl",
-        """echo '{"prompt": "The harbour"}' | wmcore generate -w watermark.json --prompts -""",
-    )
-)
-def generate(
-    watermark: WatermarkFile,
-    prompts: PromptsFile,
-    model: ModelName = "smollm2",
-    output: Annotated[str, output_option("JSON Lines, or - for stdout.")] = "-",
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST)] = 200,
-    temperature: Annotated[float, typer.Option()] = 1.0,
-    top_k: Annotated[int | None, typer.Option(min=1, max=MOST)] = None,
-    top_p: Annotated[float | None, typer.Option()] = None,
-    batch_size: Annotated[int, typer.Option(min=1, max=MOST)] = 16,
-    seed: Seed = None,
-) -> None:
-    """Continue each prompt with watermarked text.
-
-    Lines are written as texts are finished, with the prompt's number from 0 as 'index'.
-    """
-    from wmcore.watermark import Watermark
-
-    if output != "-" and Path(output).resolve() == Path(prompts).resolve():
-        raise WatermarkError(f"--output {output}: these are the prompts; choose another file")
-    mark = Watermark.load(watermark)
-    texts, failed = read_prompts(prompts)
-
-    from wmcore.generation import Generation
-    from wmcore.generation import generate as continue_prompts
-    from wmcore.models import load_model
-
-    loaded, tokenizer = load_model(model)
-    logits = loaded.config.get_text_config().vocab_size
-    if logits != mark.vocab_size:
-        raise WatermarkError(
-            f"--model {model}: it has {logits:,} logits but the watermark was made for "
-            f"{mark.vocab_size:,}: use {mark.tokenizer or 'its model'}, or make another watermark"
+            f"--key-from-env {variable}: the variable is not set: put 64 hexadecimal digits into it, as with "
+            f"export {variable}=$(openssl rand -hex 32)"
         )
-    with console.open_output(output) as out:
-
-        def write(number: int, made: Generation) -> None:
-            record: dict[str, Any] = {"index": texts[number][0], "prompt": made.prompt}
-            if made.error is None:
-                record |= {"text": made.text, "tokens": made.tokens, "shift": made.shift}
-            else:
-                record["error"] = made.error
-            console.write_record(out, record)
-
-        for record in failed:
-            console.write_record(out, record)
-        continue_prompts(
-            loaded,
-            [text for _, text in texts],
-            mark,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            batch_size=batch_size,
-            seed=seed,
-            tokenizer=tokenizer,
-            on_done=write,
-        )
+    return Key.from_hex(secret)
 
 
+app.command(epilog=generate.EXAMPLES)(generate.generate)
 app.command(epilog=detect.EXAMPLES)(detect.detect)
+app.command(epilog=identify.EXAMPLES)(identify.identify)
+app.command(epilog=derive.EXAMPLES)(derive.derive)
+app.command(epilog=calibrate.EXAMPLES)(calibrate.calibrate)
 app.command(epilog=learn.EXAMPLES)(learn.learn_scores)
 
 
@@ -208,8 +169,10 @@ def demo(
 
     if scheme is not None and scheme not in SCHEMES:
         raise WatermarkError(f"--scheme {scheme}: unknown; choose one of {', '.join(SCHEMES)}")
-    with open(output, "w", encoding="utf-8") as page:
-        run(tuple(SCHEMES) if scheme is None else (scheme,), page, seed=seed, stage=note)
+    check_output(output, replace=True)
+    page = io.StringIO()
+    run(tuple(SCHEMES) if scheme is None else (scheme,), page, seed=seed, stage=note)
+    whole_file.write(output, page.getvalue().encode())
     note(f"{output}: each token coloured by how well it fits its key row; open it in a browser")
 
 

@@ -7,15 +7,13 @@ import typer
 from wmcore.cli.console import named, note
 from wmcore.errors import WatermarkError
 
-PromptsFile = Annotated[
-    str,
-    typer.Option(
-        "--prompts",
-        metavar="FILE",
-        callback=named,
-        help="Records with a field 'prompt': JSON Lines, .json or .parquet, or - for stdin.",
-    ),
-]
+PROMPTS = typer.Option(
+    "--prompts",
+    metavar="FILE",
+    callback=named,
+    help="Records with a field 'prompt': JSON Lines, .json or .parquet, or - for stdin.",
+)
+PromptsFile = Annotated[str, PROMPTS]
 
 
 def read_prompts(path: str) -> tuple[list[tuple[int, str]], list[dict[str, Any]]]:
@@ -40,3 +38,25 @@ def read_prompts(path: str) -> tuple[list[tuple[int, str]], list[dict[str, Any]]
     if not texts:
         raise WatermarkError(f"--prompts {path}: no line with a field 'prompt'; give some")
     return texts, failed
+
+
+def given_prompt(text: str) -> str:
+    """A prompt of the command line; ``-`` is the text on standard input, without the line end that a shell adds."""
+    if text != "-":
+        return text
+    from wmcore import records
+
+    with records.open_input("-") as stream:
+        found, error = records.decode(stream.read(records.MAX_BYTES + 1), records.MAX_BYTES)
+    if found is None:
+        raise WatermarkError(f"--prompt -: {error}")
+    return found.removesuffix("\n").removesuffix("\r")
+
+
+def as_question(tokenizer: Any, model: str, text: str) -> list[int]:
+    """Token ids of a question in the chat format of a model; WatermarkError if it has none."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise WatermarkError(f"--chat: model {model} has no chat format; leave it out")
+    message = {"role": "user", "content": text}
+    coded = tokenizer.apply_chat_template([message], add_generation_prompt=True, return_dict=True)
+    return list(coded["input_ids"])

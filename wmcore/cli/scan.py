@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wmcore import whole_file
 from wmcore.cli.console import (
     MOST,
     TestBlock,
@@ -216,7 +217,7 @@ def report(
     page = render(folder, hits=hits)
     target = Path(output) if output else folder / "report.html"
     try:
-        target.write_text(page, encoding="utf-8")
+        whole_file.write(target, page.encode())
     except OSError as error:
         raise WatermarkError(f"--output {target}: {error.strerror}; choose another file") from error
     note(f"{target}: open it in a browser")

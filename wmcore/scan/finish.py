@@ -70,7 +70,7 @@ def resolution_note(summary: dict[str, Any], settings: ScanSettings) -> str | No
     return (
         f"{settings.resamples:,} resamples give no p below {least:.1e}, too coarse for q <= {LEVEL} among "
         f"{summary['tested']:,} documents; to resolve the {waiting:,} next ones, scan them again with up to "
-        f"--resamples {int(needed):,}"
+        f"--resamples {int(needed)}"
     )
 
 

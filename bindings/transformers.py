@@ -7,7 +7,7 @@ The watermark belongs in ``watermarking_config``, which transformers applies aft
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
@@ -15,12 +15,12 @@ from typing import Any, NoReturn
 import numpy as np
 
 from wmcore import sampling
-from wmcore.checks import require
+from wmcore.checks import require, text_list
 from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
 from wmcore.generation import key_rows
 from wmcore.plan import STOP_AFTER
-from wmcore.watermark import Watermark
+from wmcore.watermark import Watermark, checked_watermark
 
 require("transformers", "run pip install 'wmcore-lm[generate]'", "4.57", "6")
 
@@ -64,11 +64,7 @@ class WatermarkConfig(BaseWatermarkingConfig):
 
     def validate(self) -> None:
         """Check the watermark and the shift; transformers calls this in each `generate`."""
-        if not isinstance(self.watermark, Watermark):
-            raise TypeError(
-                f"watermark is a {type(self.watermark).__name__}, but must be a Watermark: "
-                "use Watermark.load(path)"
-            )
+        checked_watermark("watermark", self.watermark)
         if self.shift is not None:
             self.shift = key_rows("shift", self.shift, self.watermark.key_length)
 
@@ -261,9 +257,15 @@ class WatermarkDetector:
         Returns
         -------
         bool array [B], or WatermarkDetectorOutput with return_dict
+
+        Raises
+        ------
+        TypeError
+            For one text, a string, or a tokenizer's output instead of the ``input_ids`` in it.
         """
         threshold = self.p_threshold if p_threshold is None else p_threshold
-        found = self.detector.detect([self._stripped(row) for row in input_ids], **self._how)
+        texts = [self._stripped(row) for row in text_list("input_ids", input_ids)]
+        found = self.detector.detect(texts, **self._how)
         p_value = np.array([np.nan if d.p_value is None else d.p_value for d in found])
         prediction = p_value <= threshold
         if not return_dict:
@@ -278,7 +280,9 @@ class WatermarkDetector:
             error=tuple(d.error for d in found),
         )
 
-    def _stripped(self, row: Any) -> np.ndarray:
+    def _stripped(self, row: Any) -> Any:
+        if isinstance(row, (str, Mapping)):
+            return row  # the detector says what is wrong with it
         tokens = np.asarray(row.detach().cpu() if hasattr(row, "detach") else row)
         kept = np.flatnonzero(tokens != self.pad_token_id)
         if self.pad_token_id is None or tokens.ndim != 1:

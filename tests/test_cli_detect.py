@@ -304,3 +304,115 @@ def test_how_to_test_is_an_option(wm, letters, mark):
     assert "scheme 'its' tests text of the sampler 'its'" in err
     code, out, _ = wm(*options, "--seed", 1)
     assert rows(out)[0]["method"] == "sequential"
+
+
+def write_texts(rng):
+    """A watermark's file, and records: a text with the watermark, one without, one too short, one without tokens."""
+    watermark = Watermark.create("exp", vocab_size=V, key_length=64, key=Key(b"\3" * 32))
+    watermark.save("fixed.json")
+    plain = rng.integers(65, 91, size=60).tolist()
+    with open("in.jsonl", "w") as file:
+        for tokens in (marked(watermark, 60, 5).tolist(), plain, plain[:5], []):
+            file.write(json.dumps({"tokens": tokens}) + "\n")
+    return watermark
+
+
+def test_a_verdict_in_words_beside_each_p(wm, letters):
+    watermark = write_texts(np.random.default_rng(1))
+    given = ("detect", "-w", "fixed.json", "--tokens-field", "tokens")
+    code, out, _ = wm(*given, "--json", "in.jsonl")
+    assert code == 0
+    found = rows(out)
+    assert out == wm(*given, "--json", "in.jsonl")[1]  # with no seed
+    assert [r["verdict"] for r in found] == [
+        "found (p <= 0.001)",
+        "not found (p > 0.001): this does not say that the text is not ours",
+        "too short to tell (p > 0.001): 5 tokens, but 25 are needed",
+        None,
+    ]
+    assert {r["level"] for r in found} == {0.001}
+    how = {(r["scheme"], r["score"], r["fingerprint"]) for r in found}
+    assert how == {("exp", None, watermark.fingerprint)}
+    assert {
+        r["score"] for r in rows(wm(*given, "--score", "mixture", "--json", "in.jsonl")[1])
+    } == {"mixture"}
+    code, table, _ = wm(*given, "in.jsonl")
+    for words in (
+        f"watermark {watermark.fingerprint}, found: p <= 0.001",
+        "found (p <= 0.001)",
+        "not found (p > 0.001)",
+        "too short to tell (p > 0.001)",
+        "5 tokens, but 25 are needed",
+        "p = 0.03: 3 of 100 unrelated texts look this good. It is not the probability that the text is ours.",
+        '"Not found" does not say that a text is not ours.',
+    ):
+        assert words in table, words
+    loose = rows(wm(*given, "--level", 1, "--json", "in.jsonl")[1])
+    assert [r["verdict"] for r in loose[:3]] == ["found (p <= 1)"] * 3
+    few = rows(wm(*given, "--resamples", 99, "--json", "in.jsonl")[1])[0]
+    assert few["verdict"] == "too few resamples to tell (p > 0.001): use at least 1020"
+    one_line(wm(*given, "--level", 2, "in.jsonl"), "--level is 2.0, but must be a number from 0 to")
+
+
+def test_a_page_of_ones_own_texts(wm, letters):
+    write_texts(np.random.default_rng(1))
+    given = ("detect", "-w", "fixed.json", "--tokens-field", "tokens", "--html", "page.html")
+    one_line(wm(*given, "in.jsonl"), "--html shows words: give the model's --tokenizer")
+    given = (*given, "--tokenizer", "letters")
+    code, out, err = wm(*given, "--json", "--spans", "in.jsonl")
+    assert code == 0
+    assert "alignment" not in rows(out)[0]
+    assert "page.html: each token coloured" in err
+    page = Path("page.html").read_text()
+    assert all(f"in.jsonl:{i}" in page for i in (1, 2, 3, 4))
+    for words in (
+        "in.jsonl:4",
+        "Found, with p ≤ 0.001, in 1 of 4 texts. p = 0.03: 3 of 100",
+        "not found (p &gt; 0.001): this does not say that the text is not ours",
+        "not tested",
+    ):
+        assert words in page, words
+    assert Path("page.html").stat().st_mode & 0o077 == 0
+    one_line(wm(*given, "in.jsonl"), "page.html: the file exists; choose another or add --force")
+    assert Path("page.html").read_text() == page
+    Path("one.txt").write_text("<script>some letters" * 3)
+    code, _, _ = wm("detect", "-w", "fixed.json", "--tokenizer", "letters", *given[5:7], "one.txt")
+    assert code == 2
+    code, _, _ = wm(
+        "detect", "-w", "fixed.json", "--tokenizer", "x", *given[5:7], "--force", "one.txt"
+    )
+    assert code == 0
+    page = Path("page.html").read_text()
+    assert "one.txt" in page
+    assert "<script>" not in page
+    assert "in.jsonl" not in page
+    assert not [f for f in Path().iterdir() if f.name.startswith(".wmcore-page")]
+    one_line(wm(*given[:5], "--html", "no/page.html", "in.jsonl"), "words")
+    one_line(wm(*given[:5], "--force", "in.jsonl"), "--force is for the page of --html")
+
+
+def test_a_page_has_room_for_so_many_texts(wm, letters, monkeypatch):
+    monkeypatch.setattr("wmcore.cli.text_page.MOST_TEXTS", 2)
+    write_texts(np.random.default_rng(1))
+    given = ("detect", "-w", "fixed.json", "--tokens-field", "tokens", "--tokenizer", "letters")
+    code, _, err = wm(*given, "--html", "page.html", "in.jsonl")
+    assert code == 0
+    assert "without 2 texts that it has no room for" in err
+    assert "in.jsonl:3" not in Path("page.html").read_text()
+
+
+def test_a_long_text_is_tested_in_windows_and_shown(wm, letters):
+    watermark = write_texts(np.random.default_rng(1))
+    rng = np.random.default_rng(2)
+    tokens = rng.integers(65, 91, size=8300)
+    tokens[5000:5064] = marked(watermark, 64, 0)
+    Path("long.jsonl").write_text(json.dumps({"tokens": tokens.tolist()}))
+    given = ("detect", "-w", "fixed.json", "--tokens-field", "tokens", "--tokenizer", "letters")
+    code, out, _ = wm(*given, "--json", "--html", "page.html", "long.jsonl")
+    assert code == 0
+    (found,) = rows(out)
+    assert found["verdict"] == "found (p <= 0.001)"
+    assert found["windows"] == 64
+    assert found["window"][0] <= 5000
+    assert found["window"][1] >= 5064
+    assert "long.jsonl:1" in Path("page.html").read_text()

@@ -136,14 +136,6 @@ def test_a_text_shorter_than_the_block():
     assert fine.error is None
 
 
-def test_a_text_longer_than_can_be_aligned_at_once():
-    found, fine = Detector(make("exp")).detect(
-        [np.zeros(8193, int), np.zeros(8192, int)], resamples=1
-    )
-    assert "8193 tokens exceeds the limit of 8192" in found.error
-    assert fine.error is None
-
-
 def test_a_gap_that_could_overflow_is_refused_for_that_text_only():
     found, fine = Detector(make(gap=1500.0)).detect([np.arange(200), np.arange(20)], resamples=9)
     assert "gap 1500 exceeds" in found.error
@@ -292,8 +284,8 @@ def test_resamples_depend_on_the_seed_only():
     assert few == again
     assert few.hits <= many.hits
     assert few.p_value == (1 + few.hits) / 321
-    p = {detector.detect(texts, resamples=960, stop_after=None)[0].p_value for _ in range(5)}
-    assert len(p) > 1  # no seed: fresh resamples each time
+    other = detector.detect(texts, seed=2, resamples=960, stop_after=None)[0]
+    assert other.hits != many.hits
 
 
 @pytest.mark.parametrize("scheme", PAPER)

@@ -26,8 +26,9 @@ from wmcore.scan.batch import Batch  # noqa: E402
 from wmcore.scan.manifest import read_manifest  # noqa: E402
 from wmcore.scan.page import render  # noqa: E402
 from wmcore.scan.store import read_shard, shards  # noqa: E402
-from wmcore.scan.windows import starts, window_and_stride  # noqa: E402
+from wmcore.scan.windows import window_and_stride  # noqa: E402
 from wmcore.scan.worker import Scanner  # noqa: E402
+from wmcore.windows import starts  # noqa: E402
 
 MARK = watermark()
 

@@ -18,8 +18,8 @@ from wmcore.records import Document
 from wmcore.scan import ScanSettings
 from wmcore.scan.batch import Batch
 from wmcore.scan.fdr import PValues, false_bound, one_over
-from wmcore.scan.windows import starts
 from wmcore.scan.worker import Scanner
+from wmcore.windows import starts
 
 
 def tiny(scheme, key):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -105,4 +106,11 @@ def test_the_command_says_no_more(wm, mark, letters):
     assert "statistic" not in out
     for more in (("--resamples", 99), ("--seed", 1), ("--stop-after", 3)):
         one_line(wm(*options, *more, "in.jsonl"), f"leave {more[0]} out")
-    one_line(wm(*options[:-1], "--level", 0.01, "in.jsonl"), "--verdict-only")
+    assert "not found (p > 0.01)" in wm(*options, "--level", 0.01, "in.jsonl")[1]
+    one_line(wm(*options, "--html", "page.html", "in.jsonl"), "--html shows more than found or not")
+    assert not os.path.exists("page.html")
+
+
+def test_a_verdict_is_neither_true_nor_false():
+    with pytest.raises(TypeError, match=r"use verdict\.found"):
+        bool(Verdict(False))

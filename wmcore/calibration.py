@@ -6,7 +6,7 @@ stored sample comes from other texts (and, between two lengths, from an interpol
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,13 +15,13 @@ import numpy as np
 
 from wmcore import calibration_file
 from wmcore.binning import binning
-from wmcore.checks import thread_count, token_ids, whole_number
+from wmcore.checks import text_list, thread_count, token_ids, whole_number
 from wmcore.engine import Engine
 from wmcore.errors import WatermarkError, shown
 from wmcore.kernels.problem import COSTS, Problem, Resamples
 from wmcore.significance import seed_key
 from wmcore.statistic import Statistic
-from wmcore.watermark import Watermark
+from wmcore.watermark import Watermark, checked_watermark
 
 _EXCERPTS = 50
 
@@ -85,6 +85,7 @@ class Calibration:
         Time: about one exact statistic (0.2 ms at n = 256, 200 tokens) for each of L * R.
         """
         resamples = whole_number("resamples", resamples, 1)
+        watermark = checked_watermark("watermark", watermark)
         statistic = watermark.statistic if statistic is None else statistic
         problem = watermark.problem(statistic)
         if statistic.scores is not None and len(statistic.scores.table.density) > 1:
@@ -99,8 +100,11 @@ class Calibration:
             thread_count(threads),
             binning(statistic, watermark.key.costs(problem)),
         )
-        key = seed_key(seed, watermark.key.salt)
+        secret = watermark.key
+        key = seed_key(secret.default_seed if seed is None else seed, secret.salt)
         rng = np.random.default_rng(key)
+        if not isinstance(lengths, Iterable):
+            raise TypeError(f"lengths is a {type(lengths).__name__}, but must be a list of lengths")
         whole = [whole_number("a length in lengths", length, 1, 2**31 - 1) for length in lengths]
         sizes = np.unique(np.array(whole, np.int64))
         if sizes.size == 0:
@@ -190,7 +194,7 @@ def _test(statistic: Statistic, problem: Problem) -> dict[str, Any]:
 def _corpus(tokens: Sequence[Any]) -> list[np.ndarray]:
     """Token ids of each text; WatermarkError for the first that is none."""
     arrays = []
-    for place, text in enumerate(tokens):
+    for place, text in enumerate(text_list("tokens", tokens)):
         try:
             arrays.append(token_ids(text).astype(np.int64))
         except Exception as error:

@@ -6,6 +6,7 @@ remedy. Plain, because a NumPy integer of few bits would wrap in later arithmeti
 
 import math
 import re
+from collections.abc import Mapping, Set
 from importlib.metadata import PackageNotFoundError, version
 from numbers import Integral, Real
 from typing import Any
@@ -76,10 +77,42 @@ def thread_count(threads: int | None) -> int:
     return available() if threads is None else whole_number("threads", threads, 1)
 
 
+def text_list(name: str, texts: Any) -> Any:
+    """A list of texts, or an array whose rows are texts; TypeError for what has another shape: one text, a dict such
+    as a tokenizer's output, something without order, a path."""
+    if isinstance(texts, (str, bytes)):
+        raise TypeError(f"{name} is one string: give a list of texts, as in [text]")
+    if isinstance(texts, Mapping):
+        ids = "as in tokenizer(texts)['input_ids']" if "input_ids" in texts else "as a list"
+        raise TypeError(
+            f"{name} is a {type(texts).__name__}, which maps names to values: give the texts or token ids in it, {ids}"
+        )
+    if isinstance(texts, Set):
+        raise TypeError(f"{name} is a {type(texts).__name__}, which has no order: give a list")
+    kind = str(getattr(getattr(texts, "dtype", None), "kind", "i"))  # "i": torch's, or none
+    one_text = getattr(texts, "ndim", 0) == 1 and kind in "iuf"
+    if not one_text:  # some arrays cannot even be listed
+        try:
+            texts = list(texts)
+        except TypeError:
+            raise TypeError(
+                f"{name} is a {type(texts).__name__}, but must be a list of texts, each a string or token ids"
+            ) from None
+        one_text = bool(texts) and all(isinstance(t, (int, np.integer)) for t in texts)
+    if one_text:
+        raise TypeError(f"{name} is one text of token ids: give a list of texts, as in [ids]")
+    return texts
+
+
 def token_ids(text: Any) -> np.ndarray:
     """Token ids as a one-dimensional integer array (any integer dtype); TypeError or ValueError otherwise."""
     if isinstance(text, (bytes, bytearray)):
         raise TypeError("it is bytes, but integers are needed")
+    if isinstance(text, Mapping):
+        raise TypeError(
+            f"it is a {type(text).__name__}, which maps names to values: give the token ids in it, such as its "
+            "['input_ids']"
+        )
     # Beside integers they would count as 0 and 1.
     if isinstance(text, (list, tuple)) and not _TRUTHS.isdisjoint(map(type, text)):
         raise TypeError("one of its items is a truth value, but integers are needed")
@@ -94,9 +127,14 @@ def token_ids(text: Any) -> np.ndarray:
         )
     array = np.asarray(array)
     if array.ndim != 1:
-        raise ValueError(f"it has {array.ndim} dimensions, but one is needed")
+        remedy = ": give its rows as texts, without padding" if array.ndim == 2 else ""
+        raise ValueError(f"it has {array.ndim} dimensions, but one is needed{remedy}")
     if array.size == 0:
         return np.empty(0, np.int64)
+    if array.dtype.kind in "US":
+        raise TypeError(
+            "its items are strings, but integers are needed: give a text as one string, or its token ids"
+        )
     if array.dtype.kind not in "iu":
         raise TypeError(f"its items are of type {array.dtype}, but integers are needed")
     if array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max:

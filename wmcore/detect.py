@@ -1,21 +1,24 @@
-"""`Detector`: texts in, `Detection` records out. A bad text costs nothing else."""
+"""`Detector`: texts in, `Detection` records out. A bad text costs nothing else, a long one is tested in windows."""
 
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wmcore.binning import binning
-from wmcore.checks import thread_count, token_ids
+from wmcore.checks import text_list, thread_count, token_ids
+from wmcore.detection import Detection
 from wmcore.engine import Alignment, Engine
 from wmcore.errors import WatermarkError, reason
 from wmcore.learned_scores import chosen_scores
 from wmcore.plan import STOP_AFTER, Columns, Plan, Subject, look_up, run
 from wmcore.scores import Scores
-from wmcore.watermark import Watermark
+from wmcore.significance import seed_key
+from wmcore.watermark import Watermark, checked_watermark
+from wmcore.windows import best_window, corrected, fitting_window, plan_of_windows, starts
 
 if TYPE_CHECKING:
     from wmcore.calibration import Calibration
@@ -24,83 +27,17 @@ __all__ = ["Alignment", "Detection", "Detector"]
 
 
 @dataclass(frozen=True)
-class Detection:
-    """What a detector says of one text. Fields are None where `error` says why there is no answer.
-
-    Attributes
-    ----------
-    p_value : float or None
-        Probability of a statistic this low if the text does not depend on the key.
-    statistic : float or None
-        phi, the least alignment cost (nats for exp); lower means a better fit.
-    shift : int or None
-        The key row at which the best window starts, which the first token of the best block meets.
-    block : int or None
-        The first token of the best block (0 when the whole text is aligned).
-    length : int or None
-        Tokens in the text.
-    resamples : int
-        Resampled keys that were used.
-    hits : int
-        How many of them fit the text at least as well as the key.
-    backend : str
-        Which backend ran.
-    method : str or None
-        Where p comes from. "bound": a proven bound, no resamples. "permutation":
-        (1 + hits) / (resamples + 1), exact. "sequential": hits / resamples, stopped early, exact. (With a plan that
-        may use the bound, its `epsilon` is added to these two.) "first": as "sequential", in a short first pass.
-        "calibrated": from stored statistics of other texts, approximate.
-    p_error : float or None
-        Standard error of a calibrated p from the size of its sample (the rest of its error is not in it).
-    error : str or None
-        Why there is no answer.
-    alignment : Alignment or None
-        On request.
-    """
-
-    p_value: float | None
-    statistic: float | None
-    shift: int | None
-    block: int | None
-    length: int | None
-    resamples: int
-    hits: int
-    backend: str
-    method: str | None = "permutation"
-    p_error: float | None = None
-    error: str | None = None
-    alignment: Alignment | None = None
-
-    @classmethod
-    def failed(cls, error: str, backend: str, length: int | None = None) -> "Detection":
-        """The record of a text that could not be tested."""
-        return cls(None, None, None, None, length, 0, 0, backend, method=None, error=error)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON-ready values; a gap's cost is null."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        if self.alignment is None:
-            del fields["alignment"]
-        else:
-            fields["alignment"] = {
-                "positions": self.alignment.positions.tolist(),
-                "rows": self.alignment.rows.tolist(),
-                "costs": [None if np.isnan(c) else c for c in self.alignment.costs.tolist()],
-            }
-        return fields
-
-
-@dataclass(frozen=True)
 class Readable:
     """What can be tested of a batch.
 
     arrays : token ids, int64, of each good text; places : its place in the batch; failed : {place: (length or None,
-    what is wrong)} of the others.
+    what is wrong)} of the others; long : {place: token ids} of those that failed but can be tested in windows.
     """
 
     arrays: list[np.ndarray]
     places: list[int]
     failed: dict[int, tuple[int | None, str]]
+    long: dict[int, np.ndarray]
 
 
 class Detector:
@@ -145,12 +82,7 @@ class Detector:
         threads: int | None = None,
         tokenizer: Any = None,
     ) -> None:
-        if not isinstance(watermark, Watermark):
-            raise TypeError(
-                f"watermark is a {type(watermark).__name__}, but must be a Watermark: "
-                "use Watermark.load(path)"
-            )
-        self.watermark = watermark
+        self.watermark = checked_watermark("watermark", watermark)
         scores = chosen_scores(watermark.sampler, watermark.vocab_size, score, proxy)
         self.statistic = watermark.tested_as(scheme, gap, block_length, scores)
         problem = watermark.problem(self.statistic)
@@ -199,10 +131,12 @@ class Detector:
         Parameters
         ----------
         texts : sequence
-            Each a sequence of token ids (list, NumPy or torch, integers below vocab_size), or a string.
+            Each a sequence of token ids (list, NumPy or torch, integers below vocab_size), or a string. Of an array of
+            two dimensions each row is a text: cut prompts and padding off first.
         plan : Plan, optional
             How p is found. Default: a proven bound, which needs no resamples, for strongly watermarked texts; 1,999
-            resamples, stopped early, for the rest (`wmcore.plan` says why p is valid).
+            resamples, stopped early, for the rest (`wmcore.plan` says why p is valid); more for a text that is too
+            long to be aligned at once (`wmcore.windows`).
         resamples : int, optional
             T: instead of a plan, the plain permutation test. The least possible p is 1 / (T + 1).
         stop_after : int or None
@@ -210,8 +144,9 @@ class Detector:
             (Besag and Clifford 1991), which leaves p valid and makes texts without a watermark cheap. None uses all
             resamples: p = (1 + hits) / (T + 1).
         seed : int, optional
-            Seed of the resampled keys (default: a fresh one). The same seed gives the same p-values; it is mixed with
-            the key, so that an author who knows the seed, but not the key, cannot foresee them.
+            Seed of the resampled keys (default: `Key.default_seed`, so that a text has one p under a key, today and
+            tomorrow, whatever else is tested). It is mixed with the key: an author who knows the seed, but not the
+            key, cannot foresee them. Not so with a published key, whose numbers anybody can make.
         calibration : Calibration, optional
             Take p from its stored statistics instead: approximate, and much faster.
         alignment : bool
@@ -228,7 +163,7 @@ class Detector:
             For a number out of range, a calibration of another scheme, or a plan beside resamples, stop_after
             or calibration.
         TypeError
-            For one text in place of a list of texts.
+            For one text, a dict or a tokenizer's output in place of a list of texts.
 
         Notes
         -----
@@ -251,6 +186,10 @@ class Detector:
         results: list[Detection | None] = [None] * (len(batch.places) + len(batch.failed))
         for place, (length, error) in batch.failed.items():
             results[place] = Detection.failed(error, self.backend, length)
+        seed = self.seed(seed)
+        for place, array in batch.long.items():
+            by_default = plan is None and resamples is None
+            results[place] = self._in_windows(array, chosen, by_default, seed, alignment)
         if batch.arrays:
             if calibration is None:
                 columns = run(chosen, self.subject, batch.arrays, seed=seed)
@@ -262,27 +201,63 @@ class Detector:
 
     def read(self, texts: Sequence[Any]) -> Readable:
         """Token ids of the texts that can be tested, and what is wrong with the others."""
-        if isinstance(texts, (str, bytes)):
-            raise TypeError("texts is one string: give a list of texts, as in detect([text])")
-        one_text = getattr(texts, "ndim", 0) == 1 and _kind(texts) in "iuf"
-        if not one_text:  # some arrays cannot even be listed
-            texts = list(texts)
-            one_text = bool(texts) and all(isinstance(t, (int, np.integer)) for t in texts)
-        if one_text:
-            raise TypeError(
-                "texts is one text of token ids: give a list of texts, as in detect([ids])"
-            )
-        batch = Readable([], [], {})
-        for place, text in enumerate(texts):
+        batch = Readable([], [], {}, {})
+        for place, text in enumerate(text_list("texts", texts)):
             array, length, error = self._tokens(text)
             if array is not None:
                 error = self.engine.error(len(array)) or self._unread(array)
             if array is None or error is not None:
                 batch.failed[place] = length, str(error)
+                if array is not None and self._window(array) is not None:
+                    batch.long[place] = array
             else:
                 batch.arrays.append(array)
                 batch.places.append(place)
         return batch
+
+    def seed(self, seed: int | None) -> int:
+        """The seed itself, or that of the key where none is given."""
+        return self.watermark.key.default_seed if seed is None else seed
+
+    def seed_key(self, seed: int | None) -> np.ndarray:
+        """The ChaCha key of this detector's resamples: uint32 [8]."""
+        return seed_key(self.seed(seed), self.watermark.key.salt)
+
+    def _window(self, array: np.ndarray) -> int | None:
+        """Tokens in the windows in which a text is tested; None where it need not or cannot be."""
+        if not self.engine.too_long(len(array)):
+            return None
+        return fitting_window(self.engine, self.statistic.scheme, len(array))
+
+    def _in_windows(
+        self, array: np.ndarray, plan: Plan, by_default: bool, seed: int, alignment: bool
+    ) -> Detection:
+        """A text that is too long to be aligned at once; by_default: whether the plan may be fitted to it."""
+        window = self._window(array)
+        assert window is not None
+        at = starts(len(array), window, (window + 1) // 2)
+        pieces = self.read([array[first : first + window] for first in at])
+        for length, error in pieces.failed.values():
+            return Detection.failed(error, self.backend, length)
+        if by_default:
+            plan = plan_of_windows(plan, len(at))
+        documents = [0] * len(at)
+        columns = run(plan, self.subject, pieces.arrays, seed=seed, documents=documents)
+        best = best_window(columns, slice(None))
+        first = at[best]
+        found = self._detection(columns, best, pieces.arrays[best] if alignment else None)
+        path = found.alignment
+        if path is not None:
+            path = path._replace(positions=path.positions + first)
+        return replace(
+            found,
+            p_value=corrected(columns.p_value),
+            block=first + int(columns.block[best]),
+            length=len(array),
+            alignment=path,
+            windows=len(at),
+            window=(first, first + window),
+        )
 
     def _unread(self, array: np.ndarray) -> str | None:
         """Why the scores cannot tell the bins of a text, which a proxy may have to read; or None."""
@@ -342,9 +317,13 @@ class Detector:
         return array, len(array), None
 
 
-def _kind(array: Any) -> str:
-    """The kind of an array's items, as NumPy names it; "i" where it has another's dtype (torch) or none."""
-    return str(getattr(getattr(array, "dtype", None), "kind", "i"))
+def checked_detector(detector: Any) -> Detector:
+    """The detector itself; TypeError for anything else, such as a watermark."""
+    if not isinstance(detector, Detector):
+        raise TypeError(
+            f"detector is a {type(detector).__name__}, but must be a Detector: use Detector(watermark)"
+        )
+    return detector
 
 
 def _alone(**others: bool) -> None:
@@ -378,6 +357,11 @@ def _tokenizer(tokenizer: Any, watermark: Watermark) -> Any:
         from wmcore.models import load_tokenizer
 
         tokenizer = load_tokenizer(tokenizer)
+    if not callable(tokenizer):
+        raise TypeError(
+            f"tokenizer is a {type(tokenizer).__name__}, but must be a name, or a tokenizer as transformers has them, "
+            "which is called with a text"
+        )
     # Of a tokenizer of transformers, without added tokens: a [PAD] or the like may lie beyond the model's logits.
     known = getattr(tokenizer, "vocab_size", None)
     if isinstance(known, int) and known > watermark.vocab_size:
@@ -391,7 +375,7 @@ def _tokenizer(tokenizer: Any, watermark: Watermark) -> Any:
 
 def _calibrated_only(calibration: "Calibration", batch: Readable) -> Readable:
     """The texts whose length is calibrated; the others fail."""
-    kept = Readable([], [], dict(batch.failed))
+    kept = Readable([], [], dict(batch.failed), {})
     for place, array in zip(batch.places, batch.arrays, strict=True):
         error = calibration.length_error(len(array))
         if error is not None:

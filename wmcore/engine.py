@@ -13,7 +13,7 @@ from wmcore.checks import memory_error
 from wmcore.costs import CostSource
 from wmcore.errors import WatermarkError, shown
 from wmcore.kernels import Backend, load, resolve
-from wmcore.kernels.constants import NOTHING
+from wmcore.kernels.constants import MAX_BLOCK, NOTHING
 from wmcore.kernels.problem import (
     COSTS,
     CostTable,
@@ -102,8 +102,17 @@ class Engine:
         return block_error(self.problem, length, self.block_length or length) or memory_error(
             f"the table of costs of {rows:,} tokens at {self.problem.n:,} key rows",
             4 * rows * self.problem.n,
-            "test a shorter text, or make a watermark with a smaller key_length",
+            "test a part of the text at a time",
         )
+
+    def too_long(self, length: int) -> bool:
+        """Whether the `error` of a text is that it is too long to be aligned at once."""
+        k = self.block_length or length
+        return (
+            self.binning is not None
+            or k > MAX_BLOCK
+            or block_error(self.problem, length, k) is None
+        ) and self.error(length) is not None
 
     def _scored_error(self, length: int, rows: int) -> str | None:
         if length == 0:
@@ -112,7 +121,7 @@ class Engine:
         return memory_error(
             f"the tables of {length:,} tokens at {self.problem.n:,} key rows",
             (96 * numbers + 8 * length) * self.problem.n,
-            "test a shorter text, or make a watermark with a smaller key_length",
+            "test a part of the text at a time",
         )
 
     def pack(self, arrays: Sequence[np.ndarray]) -> Packed:

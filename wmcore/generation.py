@@ -7,19 +7,17 @@ model's probabilities and of key row (s + i) mod n.
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wmcore import sampling, stepping
-from wmcore.checks import real_number, token_ids, whole_number
+from wmcore.checks import real_number, text_list, token_ids, whole_number
 from wmcore.errors import WatermarkError
 from wmcore.kernels.constants import DOMAIN_SHIFT
 from wmcore.progress import progress_bar
-
-if TYPE_CHECKING:
-    from wmcore.watermark import Watermark
+from wmcore.watermark import Watermark, checked_watermark
 
 MAX_ROWS = 1 << 32
 """Key rows are one ChaCha nonce word."""
@@ -44,7 +42,7 @@ class Generation:
 def generate(
     model: Any,
     prompts: Sequence[str | Sequence[int]],
-    watermark: "Watermark | None",
+    watermark: Watermark | None,
     *,
     max_new_tokens: int,
     temperature: float = 1.0,
@@ -105,6 +103,8 @@ def generate(
     WatermarkError
         For a setting out of range, a model that cannot be stepped or has fewer logits than
         ``watermark.vocab_size`` (more are cut off), or logits without a distribution.
+    TypeError
+        For one prompt in place of a list of prompts, or something that is no watermark.
 
     Examples
     --------
@@ -117,8 +117,9 @@ def generate(
     max_new_tokens = whole_number("max_new_tokens", max_new_tokens, 1, MAX_ROWS)
     batch_size = whole_number("batch_size", batch_size, 1)
     seed = None if seed is None else whole_number("seed", seed)
-    if isinstance(prompts, str):
-        raise WatermarkError("prompts is one string, but must be a list: put it in brackets")
+    prompts = text_list("prompts", prompts)
+    if watermark is not None:
+        checked_watermark("watermark", watermark)
     inner = stepping.language_model(model)
     starts = _starts(watermark, len(prompts), max_new_tokens, shifts, seed)
     draw = sampling.ordinary(seed) if watermark is None else sampling.watermarked(watermark)
@@ -240,7 +241,7 @@ class _Loop:
 
 def _picker(
     draw: sampling.Draw,
-    watermark: "Watermark | None",
+    watermark: Watermark | None,
     temperature: float,
     top_k: int | None,
     top_p: float | None,
@@ -330,7 +331,7 @@ def _tokens(prompt: Any, tokenizer: Any) -> list[int]:
 
 
 def _starts(
-    watermark: "Watermark | None",
+    watermark: Watermark | None,
     count: int,
     max_new_tokens: int,
     shifts: int | Sequence[int] | None,

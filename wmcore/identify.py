@@ -6,7 +6,7 @@ best key's is made, the others count as 0, and K / E is one over that mean.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from wmcore.errors import WatermarkError
 from wmcore.kernels.constants import NOTHING
 from wmcore.plan import STOP_AFTER, Plan, Subject, bound_value, log_evalues, log_proven
 from wmcore.significance import permutation_test
-from wmcore.watermark import Watermark
+from wmcore.watermark import Watermark, checked_watermark
 
 RESAMPLES = 99_999
 """T unless something else is asked for."""
@@ -94,13 +94,17 @@ def identify(
         plan = Plan(RESAMPLES, stop_after)
     else:
         plan = Plan(resamples, stop_after, bound=False)
+    if isinstance(watermarks, (Watermark, Mapping)):
+        raise TypeError(
+            f"watermarks is a {type(watermarks).__name__}, but must be a list of watermarks: give it in brackets, or "
+            "the values of a dict"
+        )
     watermarks = list(watermarks)
     if not watermarks:
         raise WatermarkError("watermarks is empty: give at least one")
     first = watermarks[0]
     for i, other in enumerate(watermarks):
-        if not isinstance(other, Watermark):
-            raise TypeError(f"watermark {i} is a {type(other).__name__}, but must be a Watermark")
+        checked_watermark(f"watermark {i}", other)
         if (other.problem(), other.block_length) != (first.problem(), first.block_length):
             raise WatermarkError(
                 f"watermark {i} ({other!r}) differs from watermark 0 ({first!r}) in more than the key: "
@@ -163,7 +167,7 @@ def _identify(
             best[left],
             resamples=plan.resamples,
             stop_after=plan.stop_after,
-            seed=seed,
+            seed=detector.watermark.key.default_seed if seed is None else seed,
             salt=b"".join(watermark.key.salt for watermark in watermarks),
         )
         p_value[left], used[left] = test.p_value + plan.epsilon, test.resamples

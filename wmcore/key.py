@@ -1,7 +1,8 @@
 """Where random numbers come from: the ChaCha key, and the keys that the published code makes from a seed.
 
 Both kinds answer the same questions, so that nothing else asks which kind it has: `costs` (of tokens, to detect),
-`numbers` (to sample), `to_dict` (for a file), `derive`, `control`, `salt`, `eta_denominator`, `fair`, `fingerprint`.
+`numbers` (to sample), `to_dict` (for a file), `derive`, `control`, `salt`, `default_seed`, `eta_denominator`, `fair`,
+`fingerprint`.
 """
 
 import hashlib
@@ -92,6 +93,12 @@ class Key:
     def salt(self) -> bytes:
         """What seeds are mixed with, so that who knows a seed but not the key cannot foresee resampled keys."""
         return hmac.new(self._secret, b"wmcore resamples", hashlib.sha256).digest()
+
+    @property
+    def default_seed(self) -> int:
+        """The seed of resampled keys where none is given, 63 bits: who lacks the key cannot know it."""
+        digest = hmac.new(self._secret, b"wmcore default seed", hashlib.sha256).digest()
+        return int.from_bytes(digest[:8], "little") >> 1
 
     def control(self, sampler: str, seed: bytes) -> "Key":
         """A key of the same law that no text carries, made from 32 bytes and the secret."""
@@ -236,6 +243,13 @@ class PublishedKey:
 
     salt: ClassVar[bytes] = b""
     """Nothing: a published key has no secret worth the name, and its resamples stay as they were."""
+
+    @property
+    def default_seed(self) -> int:
+        """The seed of resampled keys where none is given, 63 bits: it follows from this key's seed, and so can be
+        known to whoever can guess that."""
+        text = f"wmcore default seed\x00{self.generator}\x00{self._seed}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
     def control(self, sampler: str, seed: bytes) -> Key:
         """A key of the same law that no text carries; WatermarkError for "its", where there is none."""

@@ -25,13 +25,12 @@ import numpy as np
 
 from wmcore.characters import characters
 from wmcore.checks import memory_error, real_number, whole_number
-from wmcore.detect import Alignment, Detector
+from wmcore.detect import Alignment, Detector, checked_detector
 from wmcore.errors import WatermarkError
 from wmcore.kernels.problem import Resamples, ScoredTexts
 from wmcore.plan import MOST, Plan, bound_value
 from wmcore.schemes import LOCAL, named
 from wmcore.segments import log_segment_bound
-from wmcore.significance import seed_key
 
 DROP = 8.0
 """Nats that a passage may lose between two parts of it. 80 tokens without the watermark lose about so much."""
@@ -134,7 +133,7 @@ def locate(
     """
     level = real_number("level", level, 0, 1)
     resamples = whole_number("resamples", resamples, 1, MOST)
-    local = local_detector(detector)
+    local = local_detector(checked_detector(detector))
     batch = local.read([text])
     if batch.failed:
         raise WatermarkError(batch.failed[0][1])
@@ -151,7 +150,7 @@ def locate(
     plan = Plan(resamples, None)
     null = np.empty(0)
     if 1 / (resamples + 1) + plan.epsilon <= level:
-        some = Resamples(seed_key(seed, local.watermark.key.salt), 0, resamples)
+        some = Resamples(local.seed_key(seed), 0, resamples)
         null = np.sort(local.engine.null(whole, 0, some))
     test = _Test(local, whole, null, plan.epsilon, _encoding(local, text))
     found: list[Span] = []

@@ -180,7 +180,7 @@ def run(
     subject: Subject,
     arrays: Sequence[np.ndarray],
     *,
-    seed: int | None,
+    seed: int,
     calibration: "Calibration | None" = None,
     documents: Sequence[int] | None = None,
 ) -> Columns:
@@ -191,9 +191,8 @@ def run(
     plan : Plan
     subject : Subject
     arrays : sequence of int64 arrays
-    seed : int or None
-        Of the resamples: the same seed gives the same result of a text under a key, whatever else is tested. None: a
-        fresh one.
+    seed : int
+        Of the resamples: the same seed gives the same result of a text under a key, whatever else is tested.
     calibration : Calibration, optional
         The null of a calibrated first pass; a text of a length that it lacks gets a first pass with resamples.
     documents : sequence of int, optional
@@ -205,8 +204,7 @@ def run(
     value = np.zeros(len(arrays), np.int32)
     texts = None
     if plan.first_resamples:
-        first_seed = None if seed is None else derived_seed(seed, "first")
-        _first_pass(plan, subject, arrays, first_seed, calibration, columns, value)
+        _first_pass(plan, subject, arrays, derived_seed(seed, "first"), calibration, columns, value)
         calibrated = columns.method == "calibrated"
         least = np.where(
             calibrated, 1 / (plan.first_resamples + 1), plan.first_stop / plan.first_resamples
@@ -223,9 +221,7 @@ def run(
     if plan.first_resamples:
         full = _best_of_each(full[~np.isin(owner[full], owner[proven])], owner, columns)
     if len(full):
-        full_seed = (
-            derived_seed(seed, "full") if plan.first_resamples and seed is not None else seed
-        )
+        full_seed = derived_seed(seed, "full") if plan.first_resamples else seed
         if texts is None:
             texts = subject.engine.pack([arrays[i] for i in full.tolist()])
         elif len(full) < len(arrays):
@@ -383,7 +379,7 @@ def _first_pass(
     plan: Plan,
     subject: Subject,
     arrays: Sequence[np.ndarray],
-    seed: int | None,
+    seed: int,
     calibration: "Calibration | None",
     columns: Columns,
     value: np.ndarray,

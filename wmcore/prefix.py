@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 
 from wmcore.checks import memory_error, whole_number
-from wmcore.detect import Detector
+from wmcore.detect import Detector, checked_detector
 from wmcore.errors import WatermarkError
 from wmcore.kernels.problem import Resamples
 from wmcore.plan import MOST
-from wmcore.significance import seed_key
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ def prefix_curve(
     resamples : int
         T; all are used (`stop_after=None`).
     seed : int, optional
+        As for `Detector.detect`.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def prefix_curve(
     bytes.
     """
     resamples = whole_number("resamples", resamples, 1, MOST)
-    engine = detector.engine
+    engine = checked_detector(detector).engine
     if engine.block_length is not None:
         raise WatermarkError(
             f"block_length is {engine.block_length}, but a prefix curve aligns whole prefixes: "
@@ -79,7 +79,7 @@ def prefix_curve(
     if too_large:
         raise WatermarkError(too_large)
     value = engine.prefixes(texts, detector.costs)
-    some = Resamples(seed_key(seed, detector.watermark.key.salt), 0, resamples)
+    some = Resamples(detector.seed_key(seed), 0, resamples)
     p_value, any_prefix = _significance(value, engine.null_prefixes(texts, some))
     return PrefixCurve(np.arange(1, m + 1), p_value, engine.units(value), any_prefix)
 

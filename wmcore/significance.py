@@ -8,7 +8,6 @@ l - 1 resamples are hits, which has probability h / l by exchangeability: so p i
 """
 
 import hashlib
-import secrets
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,21 +31,19 @@ class Significance:
     resamples: np.ndarray
 
 
-def seed_key(seed: int | None, salt: bytes = b"") -> np.ndarray:
-    """The ChaCha key of the resamples of a seed (None: a fresh one): uint32 [8].
+def seed_key(seed: int, salt: bytes = b"") -> np.ndarray:
+    """The ChaCha key of the resamples of a seed: uint32 [8].
 
     salt: `Key.salt`. Without it an author who knows the seed knows the resampled keys, and can write a text that fits
     none of them: with some search over repeated tokens such a text reached p <= 0.01 under 21 % of random keys.
     """
-    if seed is None:
-        seed = secrets.randbits(128)
-    elif (
+    if (
         isinstance(seed, bool)
         or not isinstance(seed, (int, np.integer))
         or int(seed).bit_length() > _SEED_BITS
     ):
         raise WatermarkError(
-            f"seed is {shown(seed)}, but must be a whole number, or None for a fresh one, and of at most "
+            f"seed is {shown(seed)}, but must be a whole number, or None for the key's own, and of at most "
             f"{_SEED_BITS:,} bits"
         )
     digest = hashlib.sha256(b"wmcore resamples\x00" + str(int(seed)).encode() + salt).digest()
@@ -66,7 +63,7 @@ def permutation_test(
     *,
     resamples: int,
     stop_after: int | None,
-    seed: int | None,
+    seed: int,
     salt: bytes = b"",
 ) -> Significance:
     """p of each text from resampled keys.

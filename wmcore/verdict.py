@@ -8,16 +8,15 @@ none about texts of few different tokens.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from wmcore.checks import real_number, whole_number
-from wmcore.detect import Detector
+from wmcore.detect import Detector, checked_detector
+from wmcore.detection import LEVEL
 from wmcore.plan import RESAMPLES, Plan
 
-LEVEL = 0.001
-"""The default level: one text in a thousand without the watermark is found by chance."""
 LEAST_DISTINCT = 25
 """A text needs this many different tokens, unless something else is asked for."""
 
@@ -31,6 +30,10 @@ class Verdict:
 
     found: bool | None
     error: str | None = None
+
+    def __bool__(self) -> NoReturn:
+        """Always a TypeError: `if verdict` would be true of every text."""
+        raise TypeError("a Verdict is neither true nor false: use verdict.found")
 
 
 def verdicts(
@@ -67,17 +70,16 @@ def verdicts(
     Notes
     -----
     How long it takes depends on the text and on the key: answer strangers after a fixed time, and limit how much they
-    may ask. The resamples' seed is fixed and mixed with the key: asking again tells nothing new, unless the key is a
-    published one.
+    may ask. The resamples follow from the key: asking again tells nothing new.
     """
     level = real_number("level", level, 1e-5, 0.1)
     least_distinct = whole_number("least_distinct", least_distinct, 1)
-    batch = detector.read(texts)
+    batch = checked_detector(detector).read(texts)
     answers = [Verdict(None, "not tested")] * (len(batch.places) + len(batch.failed))
     for place, (_, error) in batch.failed.items():
         answers[place] = Verdict(None, error)
     places, arrays = [], []
-    for place, array in zip(batch.places, batch.arrays, strict=True):
+    for place, array in [*zip(batch.places, batch.arrays, strict=True), *batch.long.items()]:
         distinct = len(np.unique(array))
         if distinct < least_distinct:
             reason = f"the text has {distinct} different tokens, but {least_distinct} are needed"
@@ -87,7 +89,7 @@ def verdicts(
             arrays.append(array)
     # So that the least p of the permutation test is about half of the level.
     plan = Plan(max(RESAMPLES, math.ceil(2 / level) - 1))
-    for place, found in zip(places, detector.detect(arrays, plan=plan, seed=0), strict=True):
+    for place, found in zip(places, detector.detect(arrays, plan=plan), strict=True):
         p = found.p_value
         answers[place] = Verdict(None if p is None else p <= level, found.error)
     return answers

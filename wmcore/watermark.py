@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from wmcore import watermark_file
 from wmcore.checks import whole_number
@@ -226,6 +227,13 @@ class Watermark:
             replace,
         )
 
+    def validate(self) -> NoReturn:
+        """Always a TypeError: what transformers calls of a `watermarking_config`, which is not a watermark itself."""
+        raise TypeError(
+            "watermarking_config is a Watermark, but must be a WatermarkConfig: give "
+            "wmcore.bindings.transformers.WatermarkConfig(watermark)"
+        )
+
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Watermark":
         """Read a watermark file.
@@ -234,3 +242,12 @@ class Watermark:
         not a watermark file, or was written by another version.
         """
         return cls(**watermark_file.read(path))
+
+
+def checked_watermark(name: str, watermark: Any) -> Watermark:
+    """The watermark itself; TypeError for anything else, such as the path of its file."""
+    if not isinstance(watermark, Watermark):
+        raise TypeError(
+            f"{name} is a {type(watermark).__name__}, but must be a Watermark: use Watermark.load(path)"
+        )
+    return watermark

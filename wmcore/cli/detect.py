@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -11,7 +12,6 @@ import typer
 
 from wmcore.cli.console import (
     MOST,
-    Seed,
     TestBlock,
     TestGap,
     TestScheme,
@@ -22,6 +22,7 @@ from wmcore.cli.console import (
     named,
     note,
     open_output,
+    say,
     show_table,
     table_console,
     write_record,
@@ -31,6 +32,7 @@ from wmcore.progress import progress_bar
 from wmcore.records import MAX_BYTES, Document, Reading, given_format, printable, read_documents
 
 if TYPE_CHECKING:
+    from wmcore.cli.text_page import TextPage
     from wmcore.detect import Detector
     from wmcore.locate import Span
 
@@ -42,6 +44,7 @@ EXAMPLES = example(
     "wmcore detect -w watermark.json --json out.jsonl > results.jsonl",
     "wmcore detect -w watermark.json --tokens-field tokens out.jsonl",
     "wmcore detect -w watermark.json --tokenizer smollm2 --spans report.txt",
+    "wmcore detect -w watermark.json --tokenizer smollm2 --html page.html essay.txt",
     "wmcore detect -w watermark.json --proxy smollm2 essay.txt",
     "cat letter.txt | wmcore detect -w watermark.json -",
 )
@@ -94,7 +97,14 @@ def detect(
             help="Stop a text once this many of them fit as well as the key; 0 uses them all. Default: 50.",
         ),
     ] = None,
-    seed: Seed = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=2**63 - 1,
+            help="Of these keys. Default: follows from the key, so that p is repeatable.",
+        ),
+    ] = None,
     spans: Annotated[
         bool,
         typer.Option(
@@ -112,9 +122,18 @@ def detect(
     level: Annotated[
         float | None,
         typer.Option(
-            help="The p up to which a text (--verdict-only) or a passage (--spans) is found. Default: 0.001 and 0.01."
+            help="The p up to which a text or (--spans) a passage is found. Default: 0.001 and 0.01."
         ),
     ] = None,
+    html: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write a page with the texts, each token coloured by how well it fits the key.",
+            callback=named,
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Replace the page of --html.")] = False,
     text_field: Annotated[
         str | None, typer.Option(help="Field of the records with the text. Default: text.")
     ] = None,
@@ -140,25 +159,26 @@ def detect(
         raise WatermarkError(f"--verdict-only has a test of its own: leave {option} out")
     if spans and verdict_only:
         raise WatermarkError("--spans says more than found or not: leave it or --verdict-only out")
-    if level is not None and not (verdict_only or spans):
-        raise WatermarkError(
-            "--level is for --verdict-only and --spans: give one of them, too, or leave --level out"
-        )
     for option in [name for name, value in tuning.items() if value is not None and calibration]:
         raise WatermarkError(f"--calibration has its own statistics: leave {option} out")
     if calibration and (spans or verdict_only):
         raise WatermarkError(
             "--calibration is for plain p-values: leave --spans and --verdict-only out"
         )
-    records = text_field is not None or tokens_field is not None
-    formats = [given_format(path, records) for path in files]
+    if html is not None and verdict_only:
+        raise WatermarkError("--html shows more than found or not: leave it or --verdict-only out")
+    if force and html is None:
+        raise WatermarkError("--force is for the page of --html: give --html, too, or leave it out")
+    named = text_field is not None or tokens_field is not None
+    formats = [given_format(path, named) for path in files]
 
+    from wmcore.checks import real_number
     from wmcore.detect import Detector
+    from wmcore.detection import LEVEL
     from wmcore.locate import LEVEL as SPAN_LEVEL
     from wmcore.locate import RESAMPLES as SPAN_RESAMPLES
     from wmcore.locate import local_detector, locate
     from wmcore.plan import STOP_AFTER
-    from wmcore.verdict import LEVEL
     from wmcore.watermark import Watermark
 
     mark = Watermark.load(watermark)
@@ -196,17 +216,21 @@ def detect(
             resamples=SPAN_RESAMPLES if resamples is None else resamples,
             seed=seed,
         )
+    text_level = LEVEL if level is None else real_number("--level", level, 0, 1)
+    page = None
+    if html is not None:
+        page = _page(html, detector, tokenizer or mark.tokenizer, text_level, force)
     tested = failed = 0
     rows: list[dict[str, Any]] = []
     try:
         with progress_bar() as bar, open_output("-") as out:
             if verdict_only:
-                results = judge_all(detector, documents, LEVEL if level is None else level)
+                results = judge_all(detector, documents, text_level)
             else:
                 results = detect_all(
                     detector,
                     documents,
-                    find,
+                    Report(text_level, find, page),
                     resamples=resamples,
                     stop_after=STOP_AFTER if stop_after is None else stop_after or None,
                     seed=seed,
@@ -221,7 +245,11 @@ def detect(
                     rows.append(row)
     finally:
         if rows:
-            _show(rows, detector, verdict_only, spans)
+            _show(rows, detector, text_level, verdict_only=verdict_only, spans=spans)
+    if page is not None and tested:
+        page.write()
+        more = f", without {page.left_out:,} texts that it has no room for" if page.left_out else ""
+        note(f"{html}: each token coloured by how well it fits its key row{more}")
     if failed:
         note(f"{failed:,} of {tested:,} documents could not be tested")
     if not tested:
@@ -230,15 +258,29 @@ def detect(
         raise typer.Exit(2)
 
 
+@dataclass(frozen=True)
+class Report:
+    """What is said of a text beside its numbers: a verdict at a level, the passages that `find` finds, a page."""
+
+    level: float
+    find: "Callable[[Any], list[Span]] | None" = None
+    page: "TextPage | None" = None
+
+
 def detect_all(
-    detector: "Detector",
-    documents: Iterable[Document],
-    find: "Callable[[Any], list[Span]] | None",
-    **options: Any,
+    detector: "Detector", documents: Iterable[Document], report: Report, **options: Any
 ) -> Iterator[dict[str, Any]]:
-    """A result for every document, in order, with the passages that `find` finds; unreadable ones pass through."""
+    """A result for every document, in order; unreadable ones pass through."""
     from wmcore.detect import Detection
 
+    options["alignment"] = report.page is not None
+    scores = detector.statistic.scores
+    how = {
+        "level": report.level,
+        "scheme": detector.statistic.scheme.name,
+        "score": None if scores is None else scores.name,
+        "fingerprint": detector.watermark.fingerprint,
+    }
     for batch in batches(documents):
         contents = [d.content for d in batch if d.error is None]
         found: Iterator[Detection] = iter(detector.detect(contents, **options) if contents else ())
@@ -247,21 +289,46 @@ def detect_all(
                 result = Detection.failed(document.error, detector.backend)
             else:
                 result = next(found)
-            row = {"document": document.id, **result.to_dict()}
-            yield row if find is None else _with_spans(row, document, find)
+            words = None if result.error is not None else result.verdict(report.level)
+            numbers = replace(result, alignment=None).to_dict()
+            row = {"document": document.id, **numbers, "verdict": words, **how}
+            spans: list[Span] = []
+            if report.find is not None:
+                spans = _spans(row, document, report.find)
+            if report.page is not None:
+                report.page.add(document.id, document.content, result, spans)
+            yield row
 
 
-def _with_spans(
+def _spans(
     row: dict[str, Any], document: Document, find: "Callable[[Any], list[Span]]"
-) -> dict[str, Any]:
-    """The row with the passages of the document, None where there is an error."""
+) -> "list[Span]":
+    """The passages of the document, which the row gets, too: None where there is an error."""
     row["spans"] = None
     if row["error"] is None:
         try:
-            row["spans"] = [span.to_dict() for span in find(document.content)]
+            spans = find(document.content)
         except WatermarkError as error:
             row["error"] = str(error)
-    return row
+        else:
+            row["spans"] = [span.to_dict() for span in spans]
+            return spans
+    return []
+
+
+def _page(
+    path: str, detector: "Detector", tokenizer: str | None, level: float, force: bool
+) -> "TextPage":
+    """The page of --html, for texts in words."""
+    from wmcore.cli.text_page import TextPage
+    from wmcore.models import load_tokenizer
+
+    words = detector.tokenizer
+    if words is None:
+        if tokenizer is None:
+            raise WatermarkError("--html shows words: give the model's --tokenizer, too")
+        words = load_tokenizer(tokenizer)
+    return TextPage(path, detector, words, level=level, force=force)
 
 
 def judge_all(
@@ -293,34 +360,46 @@ def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 def _show(
-    rows: list[dict[str, Any]], detector: "Detector", verdict_only: bool, spans: bool
+    rows: list[dict[str, Any]],
+    detector: "Detector",
+    level: float,
+    *,
+    verdict_only: bool,
+    spans: bool,
 ) -> None:
-    """The results as a table on standard output."""
+    """The results as a table on standard output, and what they mean."""
     from rich.table import Table
     from rich.text import Text
 
-    title = f"{detector.statistic.scheme.name}, watermark {detector.watermark.fingerprint}"
-    table = Table(title=title)
+    from wmcore.detection import MEANING, verdict_words
+
+    how = f"{detector.statistic.scheme.name}, watermark {detector.watermark.fingerprint}"
+    table = Table(title=f"{how}, found: p <= {level:g}")
     table.add_column("document", overflow="fold")
-    for name in ["verdict"] if verdict_only else ["tokens", "statistic", "p"]:
+    for name in [] if verdict_only else ["tokens", "statistic", "p"]:
         table.add_column(name, justify="right")
+    table.add_column("verdict")
     if spans:
         table.add_column("passages (tokens)", overflow="fold")
     table.add_column("note", overflow="fold")
     for row in rows:
-        cells = [_verdict(row["found"])] if verdict_only else _numbers(row)
+        said = row["error"] or ""
+        verdict = row.get("verdict") or ""
+        if verdict_only and row["found"] is not None:
+            verdict = verdict_words(row["found"], level)
+        words, _, more = verdict.partition(": ")
+        if not said and not words.startswith("not found"):  # of which the line below speaks
+            said = more
+        bold = "bold" if words.startswith("found") else ""
         table.add_row(
             Text(printable(row["document"])),
-            *(Text(cell, style="bold" if bold else "") for cell, bold in cells),
+            *([] if verdict_only else [Text(cell, style=bold) for cell in _numbers(row)]),
+            Text(words, style=bold),
             *([Text(_passages(row["spans"] or []))] if spans else []),
-            Text(printable(row["error"] or "")),
+            Text(printable(said)),
         )
     show_table(table_console(160), table)
-
-
-def _verdict(found: bool | None) -> tuple[str, bool]:
-    """A verdict in words, and whether it is bold."""
-    return {True: ("found", True), False: ("not found", False), None: ("", False)}[found]
+    say(f'{MEANING}\n"Not found" does not say that a text is not ours.')
 
 
 def _passages(spans: list[dict[str, Any]]) -> str:
@@ -334,11 +413,11 @@ def _passages(spans: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _numbers(row: dict[str, Any]) -> list[tuple[str, bool]]:
-    """Tokens, statistic and p, each with whether it is bold."""
+def _numbers(row: dict[str, Any]) -> list[str]:
+    """Tokens, statistic and p."""
     p, length, statistic = row["p_value"], row["length"], row["statistic"]
     return [
-        ("" if length is None else f"{length:,}", False),
-        ("" if statistic is None else f"{statistic:.2f}", False),
-        ("" if p is None else f"{p:.4g}", p is not None and p <= 0.01),
+        "" if length is None else f"{length:,}",
+        "" if statistic is None else f"{statistic:.2f}",
+        "" if p is None else f"{p:.4g}",
     ]

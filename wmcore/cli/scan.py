@@ -112,7 +112,7 @@ def scan(
         bool, typer.Option(help="Keep the passage of documents with p <= 0.001 for the report.")
     ] = ScanSettings.excerpts,
     seed: Annotated[
-        int | None, typer.Option(help="Makes the p-values repeatable.")
+        int | None, typer.Option(help="Of the resampled keys. Default: follows from the key.")
     ] = ScanSettings.seed,
     threads: Annotated[
         int | None, typer.Option(min=1, max=4096, help="Default: the cores there are.")

@@ -1,7 +1,6 @@
 """`Job`: a scan that is ready to run, and `Meter`: how far it is."""
 
 import os
-import secrets
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -255,7 +254,7 @@ def _settled(
     scores = settings.scores(watermark)
     settings = replace(settings, score_name=scores.name if isinstance(scores, Scores) else scores)
     if settings.seed is None:
-        seed = secrets.randbits(63)
+        seed = watermark.key.default_seed
         if store is not None and (store.path / MANIFEST).exists():
             seed = read_manifest(store.path)["settings"].get("seed", seed)
         settings = replace(settings, seed=seed)

@@ -15,7 +15,7 @@ from wmcore.scan.job import Job, Meter, Progress
 from wmcore.scan.manifest import now
 from wmcore.scan.settings import ScanSettings
 from wmcore.scan.worker import Scanner
-from wmcore.watermark import Watermark
+from wmcore.watermark import Watermark, checked_watermark
 
 Shard = tuple[int, int, bool, list[dict[str, Any]]]
 """(input, shard, whether it is the input's last, rows)."""
@@ -89,6 +89,7 @@ def scan(
     if isinstance(inputs, (str, os.PathLike)):
         inputs = [inputs]
     names = [os.fspath(i) for i in inputs]
+    checked_watermark("watermark", watermark)
     given = replace(settings or ScanSettings(), **options)
 
     def rows() -> Iterator[dict[str, Any]]:

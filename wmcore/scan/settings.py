@@ -71,7 +71,7 @@ class ScanSettings:
     excerpts : bool
         Whether shards keep the passage around the best window where p <= 0.001.
     seed : int or None
-        Of all resampled and control keys; None draws one, which the manifest keeps.
+        Of all resampled and control keys; None takes one that follows from the key. The manifest keeps it.
     """
 
     text_field: str = "text"

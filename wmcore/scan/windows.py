@@ -7,25 +7,14 @@ import numpy as np
 from wmcore.engine import Engine
 from wmcore.errors import WatermarkError
 from wmcore.scan.settings import ScanSettings
-from wmcore.schemes import LOCAL, Scheme
-
-WINDOW = 256
-LOCAL_WINDOW = 4096
-"""Of a local alignment, which finds a passage wherever it is: most documents are one window. The limit is for memory,
-about 100 bytes for each distinct token and key row."""
+from wmcore.schemes import Scheme
+from wmcore.windows import usual_window
 
 
 def window_and_stride(settings: ScanSettings, scheme: Scheme) -> tuple[int, int]:
     """Those of the settings, or those that are usual with a scheme."""
-    window = settings.window or (LOCAL_WINDOW if scheme.alignment == LOCAL else WINDOW)
+    window = settings.window or usual_window(scheme)
     return window, settings.stride or (window + 1) // 2
-
-
-def starts(length: int, window: int, stride: int) -> list[int]:
-    """First tokens of the windows of a document: every `stride`, and one that ends with it."""
-    if length <= window:
-        return [0]
-    return [*range(0, length - window, stride), length - window]
 
 
 def check_window(engine: Engine, window: int) -> None:

@@ -16,11 +16,12 @@ from wmcore.plan import Columns, run
 from wmcore.records import Document
 from wmcore.scan.batch import Batch
 from wmcore.scan.settings import ScanSettings
-from wmcore.scan.windows import Encoder, check_window, starts, window_and_stride
+from wmcore.scan.windows import Encoder, check_window, window_and_stride
 from wmcore.schemes import LOCAL
 from wmcore.significance import derived_seed
 from wmcore.statistic import WHOLE_TEXT
 from wmcore.watermark import Watermark
+from wmcore.windows import best_window, corrected, starts
 
 EXCERPT_BELOW = 1e-3
 _BEFORE = 200  # characters of an excerpt before and after the span
@@ -165,7 +166,7 @@ class Scanner:
         ]
         for i, at, first in edges:
             mine = slice(first, first + len(at))
-            p = [_corrected(null[mine]) for null in controls]
+            p = [corrected(null[mine]) for null in controls]
             rows[i] = self._row(batch, batch.documents[i], encoded[i], (at, first, found), p)
         for i, error in errors.items():
             document = batch.documents[i]
@@ -210,10 +211,10 @@ class Scanner:
             return row
         at, first_piece, found = tested
         mine = slice(first_piece, first_piece + len(at))
-        best = first_piece + int(np.lexsort((found.statistic[mine], found.p_value[mine]))[0])
+        best = first_piece + best_window(found, mine)
         start = at[best - first_piece]
         first, last = start + int(found.block[best]), start + int(found.stop[best])
-        p = _corrected(found.p_value[mine])
+        p = corrected(found.p_value[mine])
         log_e = float(np.logaddexp.reduce(found.log_e[mine])) - math.log(len(at))
         row |= {
             "p_value": p,
@@ -257,8 +258,3 @@ def control_watermarks(watermark: Watermark, seed: int, count: int) -> list[Wate
 def _ids(coded: tuple[np.ndarray, Any] | None) -> np.ndarray:
     assert coded is not None
     return coded[0]
-
-
-def _corrected(p_values: np.ndarray) -> float:
-    """p of a document: the least p of its windows times their number (Bonferroni), at most 1."""
-    return float(min(1.0, len(p_values) * p_values.min()))

@@ -1,0 +1,94 @@
+"""The page of ``wmcore detect --html``: one's own texts, each token coloured by how well it fits the key."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wmcore.cli import token_page
+from wmcore.detect import Detector
+from wmcore.detection import MEANING, Detection
+from wmcore.errors import WatermarkError
+from wmcore.locate import Span
+
+MOST_TEXTS = 100
+MOST_TOKENS = 200_000
+"""A page with more is too large for a browser."""
+
+
+class TextPage:
+    """A page that is filled with texts and then written, whole or not at all.
+
+    Parameters
+    ----------
+    path : str
+        Of the page. WatermarkError if there is such a file, unless `force`, or no folder to put it in.
+    detector : Detector
+    tokenizer
+        What turns token ids back into words.
+    level : float
+        The largest p of a text that counts as found.
+    """
+
+    def __init__(
+        self, path: str, detector: Detector, tokenizer: Any, *, level: float, force: bool
+    ) -> None:
+        self._path = Path(path)
+        self._detector = detector
+        self._tokenizer = tokenizer
+        self._level = level
+        self._force = force
+        self._examples: list[token_page.Example] = []
+        self._tokens = 0
+        self._found = 0
+        self.left_out = 0
+        """Texts that the page has no room for."""
+        self._check()
+
+    def add(self, name: str, text: Any, detection: Detection, spans: Sequence[Span]) -> None:
+        """Add a text, its detection, made with ``alignment=True``, and its passages."""
+        length = detection.length or 0
+        if len(self._examples) == MOST_TEXTS or self._tokens + length > MOST_TOKENS:
+            self.left_out += 1
+            return
+        tokens: list[int] = []
+        if detection.error is None:
+            read = self._detector.read([text])
+            tokens = [*read.arrays, *read.long.values()][0].tolist()
+        self._tokens += length
+        self._found += detection.found(self._level) is True
+        shown = token_page.passage(
+            detection.verdict(self._level),
+            self._detector.statistic.scheme.name,
+            self._tokenizer,
+            tokens,
+            detection,
+            spans,
+        )
+        self._examples.append(token_page.Example(name, [shown]))
+
+    def write(self) -> None:
+        """Write the page; WatermarkError if a file of this name has come up meanwhile, unless `force`."""
+        count = len(self._examples)
+        summary = f"Found, with p ≤ {self._level:g}, in {self._found} of {count} texts. {MEANING}"
+        title = f"Watermark {self._detector.watermark.fingerprint} in {count} texts"
+        section = token_page.Section(self._detector.statistic.scheme.name, summary, self._examples)
+        page = token_page.render(title, [section])
+        handle, scratch = tempfile.mkstemp(dir=self._path.parent, prefix=".wmcore-page-")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(page)
+            self._check()
+            os.replace(scratch, self._path)
+        except BaseException:
+            Path(scratch).unlink(missing_ok=True)
+            raise
+
+    def _check(self) -> None:
+        if self._path.is_dir() or not self._path.parent.is_dir():
+            raise WatermarkError(f"--html {self._path}: name a file in a folder that is there")
+        if self._path.exists() and not self._force:
+            raise WatermarkError(
+                f"--html {self._path}: the file exists; choose another or add --force"
+            )

@@ -278,7 +278,7 @@ def guide_read() -> str:
                 *(f"{q:.2f} ± {e:.2f}" for q, e in shares),
             ]
         )
-    head = ["answers", "tested", "texts", "tokens changed", "`exp`", "`exp-free`"]
+    head = ["answers", "tested", "texts", "texts whose tokens changed", "`exp`", "`exp-free`"]
     return table(head, lines)
 
 

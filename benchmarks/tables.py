@@ -10,9 +10,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-PAGES = tuple(
-    HERE.parent / page for page in ("docs/performance.md", "docs/choosing.md", "README.md")
-)
+PAGES = tuple(HERE.parent / page for page in ("docs/performance.md", "docs/guide.md", "README.md"))
 
 
 def load(name: str) -> dict:
@@ -199,6 +197,91 @@ def key_length() -> str:
     return table(["scheme", *(f"n = {n:,}" for n in lengths)], lines)
 
 
+GUIDE_STATISTICS = {
+    "exp": "`exp`",
+    "exp-edit, gap 0": "`exp-edit`, gap 0 (published)",
+    "exp-free": "`exp-free` (default)",
+    "exp-free, by token": "scores by token",
+    "exp-free, proxy": "proxy",
+}
+
+
+def _guide_lines(settings: list[str], lengths: list[int], statistics: list[str]) -> str:
+    """A line for each setting and length."""
+    result = load("guide")
+    cells = {(r["setting"], r["tokens"], r["statistic"]): r for r in result["lengths"]}
+    lines = []
+    for setting in settings:
+        for m in lengths:
+            found = [cells[setting, m, name] for name in statistics]
+            head = [result["settings"][setting], f"{found[0]['entropy']:.2f}", str(m)]
+            shares = [f"{r['share'][0]:.2f} ± {r['share'][1]:.2f}" for r in found]
+            lines.append([*head, str(found[0]["n"]), *shares])
+    names = [GUIDE_STATISTICS[name] for name in statistics]
+    return table(["answers", "nats a token", "tokens", "texts", *names], lines)
+
+
+ANSWERS = ["guide-t1", "guide-t0.7", "guide-t0.5"]
+
+
+def guide_lengths() -> str:
+    return _guide_lines(ANSWERS, [10, 25, 50, 75, 100, 150, 200], list(GUIDE_STATISTICS))
+
+
+def guide_code() -> str:
+    return _guide_lines(["guide-code"], [50, 100, 200], list(GUIDE_STATISTICS))
+
+
+def guide_short() -> str:
+    """For the README: what is realistic first."""
+    settings = ["guide-t0.7", "guide-t0.5", "guide-t1"]
+    return _guide_lines(settings, [50, 100, 200], ["exp-free", "exp-free, proxy"])
+
+
+def guide_before() -> str:
+    """Behind text of others: a line for each setting and number of tokens before."""
+    result = load("guide")
+    cells = {(r["setting"], r["before"], r["statistic"]): r for r in result["before"]}
+    names = list(dict.fromkeys(r["statistic"] for r in result["before"]))
+    lines = [
+        [
+            result["settings"][setting],
+            str(before),
+            str(cells[setting, before, names[0]]["n"]),
+            *(
+                f"{q:.2f} ± {e:.2f}"
+                for q, e in (cells[setting, before, name]["share"] for name in names)
+            ),
+        ]
+        for setting in ANSWERS
+        for before in dict.fromkeys(r["before"] for r in result["before"])
+    ]
+    return table(
+        ["answers", "tokens before", "texts", *(f"`{name}`" for name in names)],
+        lines,
+    )
+
+
+def guide_read() -> str:
+    """As drawn, and read again in three ways: a line for each setting and way."""
+    result = load("guide")
+    cells = {(r["setting"], r["text"], r["statistic"]): r for r in result["read"]}
+    lines = []
+    for setting, text in dict.fromkeys((r["setting"], r["text"]) for r in result["read"]):
+        exp, free = (cells[setting, text, name] for name in ("exp", "exp-free"))
+        shares = [exp["changed"], exp["share"], free["share"]]
+        lines.append(
+            [
+                result["settings"][setting],
+                text,
+                str(exp["n"]),
+                *(f"{q:.2f} ± {e:.2f}" for q, e in shares),
+            ]
+        )
+    head = ["answers", "tested", "texts", "texts whose tokens changed", "`exp`", "`exp-free`"]
+    return table(head, lines)
+
+
 def _entropy(result: dict, case: str) -> str:
     row = next(r for r in result["rows"] if (r["case"], r["edit"]) == (case, "clean"))
     return f"{row['entropy']:.2f} ({row['n']})"
@@ -240,20 +323,27 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "power-edits": power_edits,
     "choosing": choosing,
     "key-length": key_length,
+    "guide-lengths": guide_lengths,
+    "guide-code": guide_code,
+    "guide-short": guide_short,
+    "guide-before": guide_before,
+    "guide-read": guide_read,
 }
+
+
+def filled(text: str) -> str:
+    """A page with its sections as the results say."""
+    for name, make in SECTIONS.items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)"
+        if re.search(pattern, text, flags=re.DOTALL):
+            body = make()
+            text = re.sub(pattern, lambda m, b=body: f"{m[1]}{b}\n{m[2]}", text, flags=re.DOTALL)
+    return text
 
 
 def main() -> None:
     for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for name, make in SECTIONS.items():
-            pattern = rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)"
-            if re.search(pattern, text, flags=re.DOTALL):
-                body = make()
-                text = re.sub(
-                    pattern, lambda m, b=body: f"{m[1]}{b}\n{m[2]}", text, flags=re.DOTALL
-                )
-        page.write_text(text, encoding="utf-8")
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

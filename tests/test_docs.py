@@ -52,6 +52,20 @@ def test_commands_and_options_exist(page):
         assert set(re.findall(r"(?<=\s)-{1,2}[a-z][\w-]*", rest)) <= known | {"-h"}
 
 
+def test_tables_are_what_the_results_say(monkeypatch):
+    """`python benchmarks/tables.py` changes nothing: no figure of a table was typed or left behind."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    tables = importlib.import_module("tables")
+    seen = set()
+    for page in tables.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert tables.filled(text) == text, page
+        seen |= set(re.findall(r"<!-- end ([\w-]+) -->", text))
+    assert seen >= set(tables.SECTIONS)
+    broken = "<!-- key-length -->\nnothing\n<!-- end key-length -->"
+    assert tables.filled(broken) != broken
+
+
 def test_readme_example_uses_real_names():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)

@@ -89,7 +89,7 @@ class Watermark:
     ) -> "Watermark":
         """A watermark with its own secret key (a new one unless given) and the scheme's gap cost.
 
-        The default scheme is what docs/choosing.md recommends: it finds low-entropy text, edited or not.
+        The default scheme is what docs/guide.md recommends: it finds low-entropy text, edited or not.
 
         Raises
         ------

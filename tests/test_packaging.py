@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -24,6 +25,15 @@ def python(*arguments: str, cwd: Path) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def tracked() -> list[str]:
+    """The files that git holds; skips where there is no git, as in an unpacked sdist."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("no git checkout to compare with")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    names = [name for name in listed.stdout.decode().split("\0") if name]
+    return [name for name in names if (ROOT / name).exists()]
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +71,20 @@ def test_wheel_holds_every_source_and_data_file(wheel):
     assert expected <= held
     outside = ("kernels/", "bindings/", "benchmarks/", "tests/")
     assert not any(name.startswith(outside) for name in held)
+
+
+def test_sdist_holds_what_git_holds(tmp_path):
+    """Tests, documents and Makefile included: they work from the unpacked folder."""
+    source = tmp_path / "source"
+    for name in tracked():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
+    python("setup.py", "-q", "sdist", cwd=source)
+    (built,) = (source / "dist").glob("wmcore_lm-*.tar.gz")
+    with tarfile.open(built) as archive:
+        held = {one.name.partition("/")[2] for one in archive.getmembers() if one.isfile()}
+    made = {name for name in held if name.startswith("wmcore_lm.egg-info/")}
+    assert held - made - {"PKG-INFO", "setup.cfg"} == set(tracked())
 
 
 def test_installed_wheel_is_imported_from_where_it_is(wheel, tmp_path):

@@ -144,6 +144,22 @@ def test_a_file_that_others_can_read_is_reported(tmp_path):
         Watermark.load(path)
 
 
+@pytest.mark.parametrize("claim", [True, False, 1, "yes", None])
+def test_only_a_key_that_says_it_is_public_may_be_read_by_others(tmp_path, claim):
+    path = tmp_path / "watermark.json"
+    watermark = make()
+    watermark.save(path)
+    document = json.loads(path.read_text())
+    assert "public" not in document["key"]
+    document["key"]["public"] = claim
+    path.write_text(json.dumps(document))
+    path.chmod(0o644)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert Watermark.load(path) == watermark
+    assert len(said) == (claim is not True)
+
+
 def damaged(path, change):
     document = json.loads(path.read_text())
     change(document)

@@ -26,8 +26,8 @@ def write(path: str | os.PathLike, fields: dict[str, Any], replace: bool = True)
 def read(path: str | os.PathLike) -> dict[str, Any]:
     """The arguments of `Watermark` in a file.
 
-    Warns if the file holds a secret that other users can read. Raises WatermarkError if it cannot be read, is not a
-    watermark file, or was written by another version.
+    Warns if the file holds a secret that other users can read, unless it says that its key is public. Raises
+    WatermarkError if it cannot be read, is not a watermark file, or was written by another version.
     """
     path = Path(path)
     document, mode = _document(path)
@@ -51,7 +51,7 @@ def _key(path: Path, spec: dict[str, Any], mode: int) -> Key | PublishedKey:
     kind = spec["kind"]
     if kind == "env":
         return _key_from_environment(path, spec)
-    if mode & 0o077:
+    if mode & 0o077 and spec.get("public") is not True:
         warnings.warn(
             f"watermark file {path} holds a secret and can be read by other users: "
             f"run chmod 600 {path}",

@@ -8,6 +8,7 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
+from wmcore import whole_file
 from wmcore.paper.labels import Names, in_order, show
 from wmcore.paper.styles import styles
 from wmcore.paper.summary import Summary
@@ -210,11 +211,13 @@ def save(canvas: Any, path_stem: Path) -> tuple[Path, Path]:
     pixels = io.BytesIO()
     canvas.savefig(pixels, format="png", dpi=110)
     few = Image.open(pixels).convert("RGB").quantize(128, dither=Image.Dither.NONE)
-    few.save(png, optimize=True)
+    packed = io.BytesIO()
+    few.save(packed, format="png", optimize=True)
+    whole_file.write(png, packed.getvalue())
     text = io.StringIO()
     canvas.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     lines = text.getvalue().splitlines(keepends=True)
     # Two decimals of a point are enough, but for what is written there.
     rounded = (one if "<text" in one else re.sub(r"(\.\d\d)\d+", r"\1", one) for one in lines)
-    svg.write_text("".join(rounded), encoding="utf-8", newline="\n")
+    whole_file.write(svg, "".join(rounded).encode())
     return png, svg

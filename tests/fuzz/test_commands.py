@@ -85,9 +85,39 @@ OPTIONS = {
         "--key-length": NUMBERS,
         "--block-length": NUMBERS,
         "--gap": NUMBERS,
+        "--tokenizer": STRANGE,
+        "--key-from-env": ["NONE", "HOME", *STRANGE],
         "--force": None,
     },
-    "detect": {**READING, "--proxy": STRANGE},
+    "detect": {**READING, "--proxy": STRANGE, "--calibration": [*FILES, *STRANGE]},
+    "identify": {
+        "--watermark": ["mark.json", "its.json", "sub", *FILES],
+        "--labels": ["notes.txt", "in.jsonl", *FILES, *STRANGE],
+        "--tokenizer": ["letters", *STRANGE],
+        "--level": NUMBERS,
+        "--resamples": NUMBERS,
+        "--seed": NUMBERS,
+        "--text-field": FIELDS,
+        "--tokens-field": FIELDS,
+        "--max-bytes": NUMBERS,
+        "--json": None,
+    },
+    "derive": {
+        "--watermark": ["mark.json", "its.json", *FILES],
+        "--label": ["a", "b", *STRANGE],
+        "--output": ["x.json", "x.json", "mark.json", "sub", "none/x.json", *STRANGE],
+        "--force": None,
+    },
+    "calibrate": {
+        **{
+            option: READING[option]
+            for option in READING
+            if option not in ("--stop-after", "--json")
+        },
+        "--lengths": ["10,20", "20", *NUMBERS, "10,", "9" * 30 + ",1"],
+        "--output": ["x.npz", "y.npz", "sub", "none/x.npz", *STRANGE],
+        "--force": None,
+    },
     "scan": {
         **READING,
         "--output": ["new", "new", "out", "mark.json", "sub", "new/deep", *STRANGE],
@@ -112,6 +142,9 @@ OPTIONS = {
         "--prompts": ["-", *FILES, *STRANGE],
         "--model": STRANGE,
         "--output": ["x.jsonl", "sub", *STRANGE],
+        "--prompt": ["a", "-", *STRANGE],
+        "--chat": None,
+        "--force": None,
         "--max-new-tokens": NUMBERS,
         "--temperature": NUMBERS,
         "--top-k": NUMBERS,
@@ -137,6 +170,9 @@ OPTIONS = {
 NEEDED = {
     "keygen": ["--scheme", "--output", "--vocab-size"],
     "detect": ["--watermark"],
+    "identify": ["--watermark"],
+    "derive": ["--watermark", "--label", "--output"],
+    "calibrate": ["--watermark", "--output"],
     "scan": ["--watermark", "--output"],
     "report": [],
     "generate": ["--watermark", "--prompts"],
@@ -145,11 +181,15 @@ NEEDED = {
 }
 FILES_OF = {
     "detect": [*FILES, "-", *STRANGE],
+    "identify": [*FILES, "-", *STRANGE],
+    "calibrate": [*FILES, "-", *STRANGE],
     "scan": [*FILES, *STRANGE],
     "report": ["out", *FILES, *STRANGE],
 }
 SMALL = {
     "detect": ["--resamples", "9", "--tokens-field", "tokens"],
+    "identify": ["--resamples", "9", "--tokens-field", "tokens"],
+    "calibrate": ["--resamples", "9", "--lengths", "2,3", "--tokens-field", "tokens"],
     "scan": ["--resamples", "9", "--first-resamples", "3", "--window", "32", "--stride", "16"],
 }
 """What makes a good command quick; what is drawn comes later and counts."""
@@ -157,6 +197,7 @@ WEIGHTS = (
     ["detect"] * 5
     + ["scan"] * 4
     + ["keygen"] * 3
+    + ["identify", "identify", "calibrate", "calibrate", "derive"]
     + ["report", "report", "generate", "learn-scores", "demo", ""]
 )
 
@@ -255,7 +296,7 @@ def holds(result, arguments, secrets):
     is_harmless(out)
     is_harmless(err)
     keeps(out + err, HEX, *secrets)
-    asked = {"detect", "scan"}.intersection(arguments[:1])
+    asked = {"detect", "identify", "scan"}.intersection(arguments[:1])
     if (
         code == 0
         and asked

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from wmcore.records import clean
+from wmcore.reading import clean
 
 
 def fill(template: str, **values: Any) -> str:

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from fuzz.marks import mark
 from fuzz.mutations import TOKENS, altered, damaged, values
-from wmcore.records import Reading, given_format, read_documents
+from wmcore.formats import given_format
+from wmcore.reading import Reading
+from wmcore.records import read_documents
 from wmcore.scan import ScanSettings, scan
 
 LETTERS = Letters()

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,9 +24,11 @@ from wmcore.cli.console import (
     table_console,
     write_record,
 )
+from wmcore.cli.inputs import Inputs
 from wmcore.errors import WatermarkError
-from wmcore.progress import progress_bar
-from wmcore.records import MAX_BYTES, Document, Reading, given_format, printable, read_documents
+from wmcore.progress import Pace
+from wmcore.reading import MAX_BYTES, Reading
+from wmcore.records import Document, printable
 
 if TYPE_CHECKING:
     from wmcore.detect import Detector
@@ -50,7 +51,8 @@ def detect(
     files: Annotated[
         list[str],
         typer.Argument(
-            help="Text files; records in .jsonl, .json (also .gz, .zst) or .parquet; - for standard input."
+            help="Texts (.txt, .md), HTML, or records in .jsonl, .json, .csv, .tsv, .warc (each also .gz, .zst) or "
+            ".parquet; - for standard input."
         ),
     ],
     watermark: WatermarkFile,
@@ -136,7 +138,6 @@ def detect(
             "--level is for --verdict-only and --spans: give one of them, too, or leave --level out"
         )
     named = text_field is not None or tokens_field is not None
-    formats = [given_format(path, named) for path in files]
 
     from wmcore.detect import Detector
     from wmcore.locate import LEVEL as SPAN_LEVEL
@@ -164,9 +165,7 @@ def detect(
     if how != mark.statistic:
         scores = "" if how.scores is None else f", score {how.scores.name}"
         note(f"tested as {how.scheme.name}, gap {how.gap:g}{scores}")
-    documents = chain.from_iterable(
-        read_documents(path, form, reading) for path, form in zip(files, formats, strict=True)
-    )
+    documents = Inputs(files, named, reading)
     find = None
     if spans:
         find = partial(
@@ -179,7 +178,7 @@ def detect(
     tested = failed = 0
     rows: list[dict[str, Any]] = []
     try:
-        with progress_bar() as bar, open_output("-") as out:
+        with Pace() as pace, open_output("-") as out:
             if verdict_only:
                 results = judge_all(detector, documents, LEVEL if level is None else level)
             else:
@@ -191,13 +190,18 @@ def detect(
                     stop_after=STOP_AFTER if stop_after is None else stop_after or None,
                     seed=seed,
                 )
-            for row in bar.track(results, description="documents"):
+            for row in results:
                 failed += row["error"] is not None
                 tested += 1
+                pace.show(tested, documents.share)
                 if as_json:
                     write_record(out, row)
                 else:
                     rows.append(row)
+    except KeyboardInterrupt:
+        kept = "their lines are written" if as_json else "the table shows them"
+        note(f"stopped after {tested:,} documents: {kept}; the rest was not tested")
+        raise
     finally:
         if rows:
             _show(rows, detector, verdict_only, spans)

@@ -40,7 +40,7 @@ def csv_records(name: str, stream: Any, kind: str, reading: Reading) -> Iterator
         names = ", ".join(one[:80] for one in columns[:8]) or "none"
         yield Fault(f"{name} has no column {column!r} (columns: {names}): name the right one")
         return
-    columns = headers[chosen]
+    columns = [*(headers[chosen] or ())]
     rows = csv.reader(source, delimiter=separators[chosen], strict=True)
     while (row := _row(rows)) is not None:
         source.begin()

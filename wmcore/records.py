@@ -163,10 +163,10 @@ def text_document(name: str, position: int, raw: Any, form: Format, reading: Rea
     try:
         with unpacked(raw, form.packing) as stream:
             data = stream.read(reading.max_bytes + 1)
-    except Exception as error:
-        if not _is_damage(error):
+    except Exception as damage:
+        if not _is_damage(damage):
             raise
-        return Document(position, place, error=f"breaks off ({reason(error)}): mend the file")
+        return Document(position, place, error=f"breaks off ({reason(damage)}): mend the file")
     if reading.tokens_field is not None:
         return Document(position, place, error=_no_tokens(reading))
     if form.kind == "html":

@@ -31,7 +31,7 @@ def packages() -> list[str]:
 
 TOKENIZER = ["transformers>=4.57,<6", "gguf>=0.17,<1"]
 GENERATE = [*TOKENIZER, "torch>=2.6,<3", "accelerate>=1.1,<2"]
-SCAN = ["pyarrow>=17", "fsspec>=2024.6", "zstandard>=0.22,<1"]
+SCAN = ["pyarrow>=17", "fsspec>=2024.6", "zstandard>=0.22,<1", "lxml>=6,<7"]
 RAY = [*SCAN, "ray[data]>=2.51,<3"]
 # CuPy without NVIDIA's compiler cannot build kernels. The driver decides: CUDA 12 or 13.
 CUDA12 = ["cupy-cuda12x>=14,<15", "nvidia-cuda-nvrtc-cu12>=12.4,<13"]

@@ -23,6 +23,7 @@ from wmcore.scan.job import Job, Meter
 from wmcore.scan.run import Runner, Shard
 from wmcore.scan.settings import ScanSettings
 from wmcore.scan.sources import Source
+from wmcore.scan.stdin import STDIN
 from wmcore.scan.store import schema
 from wmcore.scan.worker import Scanner
 from wmcore.watermark import Watermark
@@ -145,6 +146,8 @@ def ray_shards(
     def runner(job: Job, meter: Meter) -> Generator[Shard, None, None]:
         if not job.todo():
             return
+        if any(source.name == STDIN for source in job.sources):
+            raise WatermarkError("- is standard input, which no worker can read: give a file")
         _connect(address)
         yield from _shards(job, meter, actors, num_cpus, num_gpus)
 

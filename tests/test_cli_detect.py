@@ -243,10 +243,15 @@ def test_every_kind_of_file_gives_the_same_results(wm, mark):
 
 def test_other_files_are_not_texts(wm, mark, letters):
     given = ("detect", "-w", mark, "--tokenizer", "letters", "--json")
-    for name in ("a.html", "a.PDF", "a.csv", "a.txt.gz"):
-        Path(name).write_text("text")
-        one_line(wm(*given, name), "is not read: convert it to text")
     Path("a.odd").write_text("text")
+    for name in ("a.PDF", "a.docx", "a.txt.bz2"):
+        Path(name).write_text("text")
+        code, out, err = wm(*given, name, "a.odd")
+        assert code == 0
+        assert re.search("is not read: convert it to .txt", rows(out)[0]["error"])
+        assert "1 of 2 documents could not be tested" in err
+        code, out, err = wm(*given, name)
+        assert (code, len(rows(out))) == (2, 1)
     Path("b.odd").write_text('{"text": "text"}')
     code, out, _ = wm(*given, "a.odd", "b.odd")
     assert code == 0

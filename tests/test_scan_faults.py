@@ -122,7 +122,7 @@ def test_lines_that_are_wrong(tokens_file, tmp_path):
     bad = [
         b'{"tokens": [1, 2], "id": "\xff"}\n',
         b"not json\n",
-        b"[1, 2]\n",
+        b"[1, [2]]\n",
         b'{"id": "none"}\n',
         b'{"id": "type", "tokens": ["a"]}\n',
         b'{"id": "huge", "tokens": [99999999999999999999]}\n',
@@ -268,8 +268,8 @@ def test_output_that_is_something_else(tokens_file, tmp_path):
     ("name", "message"),
     [
         ("missing.jsonl", "no such file"),
-        ("odd.docx", "ends in none of"),
-        ("empty", "holds no .jsonl"),
+        ("odd.docx", r"\.docx is not read: rename it or convert it to \.txt"),
+        ("empty", r"holds no file that can be read, \.txt.*, and nothing else"),
         ("", "an input is an empty name"),
         ("fifo.jsonl", "no regular file"),
     ],

@@ -98,16 +98,35 @@ def test_folder_with_what_cannot_be_read(tmp_path, monkeypatch):
         *("a.jsonl:1", "good.jsonl:1", "sub/b.jsonl:1")
     ]
     message = str(caught[0].message)
+    assert message.startswith("passed over 10 (3 hidden, 2 a link that leads nowhere, ")
     for part in (
         "dangling.jsonl (a link that leads nowhere)",
         "loop.jsonl (a link that leads nowhere)",
         "fifo.json.gz (no regular file)",
         "secret.jsonl (it cannot be read)",
         "sub/up (a link to a folder)",
+        "f.bin (.bin is not read)",
+        "dangling.png (.png is not read)",
+        ".git (hidden)",
+        ".e.jsonl (hidden)",
     ):
         assert part in message
-    assert ".git" not in message
-    assert "png" not in message
+    told = read_manifest(tmp_path / "out")["summary"]["passed_over"]
+    assert told["total"] == sum(told["reasons"].values()) == 10
+    assert told["reasons"]["hidden"] == 3
+    assert len(told["first"]) == 10
+    assert str(folder / ".git (hidden)") in told["first"]
+
+
+def test_a_folder_of_what_is_not_read_names_it(tmp_path):
+    for name in ("a.pdf", "sub/b.docx", "c", ".d"):
+        put(tmp_path / name, "x")
+    with pytest.raises(WatermarkError, match="holds no file that can be read") as refused:
+        run(tmp_path)
+    message = str(refused.value)
+    assert "passed over 4 (" in message
+    for part in ("a.pdf (.pdf is not read)", "sub/b.docx", "c (its name has no ending)", ".d (hid"):
+        assert part in message
 
 
 def test_many_files_that_cannot_be_read_are_counted(tmp_path):

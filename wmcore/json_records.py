@@ -43,7 +43,13 @@ def json_records(stream: Any, limit: int) -> Iterator[bytes]:
     return lines(stream, limit, chain(repeat(b"\n", blank), filter(None, [line, following])))
 
 
-def _is_json(raw: bytes) -> bool:
+def are_json_lines(text: str) -> bool:
+    """Whether a text is two lines or more, each of them a JSON object."""
+    given = [line for line in text.splitlines() if line.strip()] if text[:1] == "{" else []
+    return len(given) > 1 and all(line.startswith("{") and _is_json(line) for line in given)
+
+
+def _is_json(raw: bytes | str) -> bool:
     try:
         json.loads(raw)
     except (ValueError, RecursionError):

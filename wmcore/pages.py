@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from wmcore.records import clean
+from wmcore.reading import clean
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 

@@ -6,93 +6,35 @@ breaks off gives all that stands before the break, and then one document that sa
 """
 
 import json
-import posixpath
 import re
 import sys
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from wmcore.csv_records import csv_records
 from wmcore.errors import WatermarkError, reason
-from wmcore.json_records import json_records, lines
+from wmcore.formats import WHOLE, Format
+from wmcore.html_text import html_text, page_text
+from wmcore.json_records import are_json_lines, json_records, lines
+from wmcore.parquet_records import parquet_records
+from wmcore.reading import Cursor, Fault, Page, Reading, clean, decode, too_long
 from wmcore.unpack import unpacked
+from wmcore.warc_records import warc_records
 
 if TYPE_CHECKING:
     import numpy as np
 
-MAX_BYTES = 4_000_000
-"""The longest line, record or text that is read, in bytes, unless another limit is given."""
-
 LONGEST_ID = 4096
 """Characters of an id that are kept."""
 
-JSON_LINES, JSON = (".jsonl", ".ndjson"), (".json",)
-PARQUET, TEXTS = (".parquet", ".pq"), (".txt", ".text", ".md")
-PACKED = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
-_KINDS = {"jsonl": JSON_LINES, "json": JSON, "parquet": PARQUET, "text": TEXTS}
-_OTHERS = (
-    "7z arrow avro bz2 csv doc docx eml epub feather gguf gif gz htm html ipynb jpeg jpg mbox npy npz odt orc pdf"
-    " pickle pkl png ppt pptx pt rar rtf safetensors tar tgz tsv warc xhtml xls xlsx xml xz yaml yml zip zst zstd"
-)
-_NO_TEXT = {f".{end}" for end in _OTHERS.split()}
-_HALF = re.compile("[\ud800-\udfff]")
 # Both sets of control characters, ends of lines and paragraphs, and marks that turn the direction of writing.
 _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 _LIKE_JSON = re.compile(r'\s*(\[\s*)?\{\s*"[^"\n]*"\s*:')
-
-
-class Format(NamedTuple):
-    """What a file is. kind: "jsonl", "json", "parquet", "text" or "guess" (a text unless it looks like JSON)."""
-
-    kind: str
-    packing: str | None = None
-
-
-class Fault(NamedTuple):
-    """In place of a record: why there is none."""
-
-    error: str
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How records are read: their fields with the text, the id and (instead of a text) token ids; the byte limit."""
-
-    text_field: str = "text"
-    id_field: str | None = None
-    tokens_field: str | None = None
-    max_bytes: int = MAX_BYTES
-
-
-@dataclass
-class Cursor:
-    """How far a reader is, and what it leaves out.
-
-    Attributes
-    ----------
-    done, size : collection of int, int
-        Positions i with i // size in done are left out.
-    total : int
-        Bytes of the file, or 0 where the share read does not matter.
-    share, position : float, int
-        The share of the file that was read, and the position that comes next, left out or not.
-    """
-
-    done: Collection[int] = ()
-    size: int = 1
-    total: int = 0
-    share: float = 0.0
-    position: int = 0
-
-    def skips(self, first: int, last: int) -> bool:
-        """Whether all positions from first to last are left out."""
-        return bool(self.done) and all(
-            s in self.done for s in range(first // self.size, last // self.size + 1)
-        )
 
 
 @dataclass(slots=True)
@@ -118,55 +60,20 @@ class Document:
         return 0 if self.tokens is None else 8 * len(self.tokens)
 
 
-def format_of(name: str) -> Format | None:
-    """The format that the end of a file's name stands for, in whatever case; None for any other name."""
-    stem, end = posixpath.splitext(name.lower())
-    packing = PACKED.get(end)
-    if packing is not None:
-        end = posixpath.splitext(stem)[1]
-    kind = next((kind for kind, ends in _KINDS.items() if end in ends), None)
-    if kind is None or (packing is not None and kind in ("parquet", "text")):
-        return None
-    return Format(kind, packing)
+def read_documents(
+    path: str, form: Format, reading: Reading, cursor: Cursor | None = None
+) -> Iterator[Document]:
+    """The documents of a file, or of standard input for ``-``, as they are read; one for a text or a page.
 
-
-def given_format(path: str, records: bool) -> Format:
-    """The format of a file given by name, or of ``-``, standard input.
-
-    Parameters
-    ----------
-    path : str
-    records : bool
-        Whether a field is named, so that a name that says nothing means records, not a text.
-
-    Raises
-    ------
-    WatermarkError
-        For the name of something that is neither text nor records.
-    """
-    known = format_of(path)
-    if known is not None:
-        return known
-    end = posixpath.splitext(path.lower())[1]
-    if end in _NO_TEXT:
-        raise WatermarkError(
-            f"{path}: {end} is not read: convert it to text (.txt), .jsonl, .json (these two also with .gz or .zst) "
-            "or .parquet"
-        )
-    return Format("json" if records else "guess")
-
-
-def read_documents(path: str, form: Format, reading: Reading) -> Iterator[Document]:
-    """The documents of a file, or of standard input for ``-``, as they are read; one for a text.
-
-    Their ids are the file's name, for records with ``:`` and the number from 1 (of the line, element or row).
+    Their ids are the file's name, for records with ``:`` and the number from 1 (of the line, element, row or WARC
+    record). The cursor, where one is given, says how far they are.
     """
     name = "stdin" if path == "-" else path
     with open_input(path) as stream:
-        if form.kind in ("text", "guess"):
-            yield text_document(name, 0, stream.read(reading.max_bytes + 1), form, reading)
+        if form.kind in (*WHOLE, "guess"):
+            yield text_document(name, 0, stream, form, reading)
             return
-        for position, item in read_items(name, stream, form, reading, Cursor()):
+        for position, item in read_items(name, stream, form, reading, cursor or Cursor()):
             made = document(name, position, item, reading)
             if made is not None:
                 yield made
@@ -202,11 +109,16 @@ def read_items(
 def _found(
     name: str, raw: Any, form: Format, reading: Reading, cursor: Cursor
 ) -> Iterator[Iterator[Any]]:
-    """The records of a file, as bytes or (of Parquet) dicts."""
+    """The records of a file, as bytes of JSON, dicts, pages or faults."""
     if form.kind == "parquet":
-        yield _rows(name, raw, reading, cursor)
-    else:
-        with unpacked(raw, form.packing) as stream:
+        yield parquet_records(name, raw, reading, cursor)
+        return
+    with unpacked(raw, form.packing) as stream:
+        if form.kind == "warc":
+            yield warc_records(stream, reading)
+        elif form.kind in ("csv", "tsv"):
+            yield csv_records(name, stream, form.kind, reading)
+        else:
             split = lines if form.kind == "jsonl" else json_records
             yield split(stream, reading.max_bytes)
 
@@ -221,6 +133,14 @@ def document(name: str, position: int, item: Any, reading: Reading) -> Document 
         item = Fault(str(error)) if text is None else _record(text)
     if isinstance(item, Fault):
         return Document(position, place, error=clean(item.error))
+    if isinstance(item, Page):
+        text, error = page_text(item, reading.max_bytes)
+        return Document(position, clean(item.id or place)[:LONGEST_ID], text, error=error)
+    if isinstance(item, str):
+        return _bare_text(position, place, item, reading)
+    if isinstance(item, list):
+        tokens, error = token_ids(item, "ids")
+        return Document(position, place, tokens=tokens, error=error)
     given = item.get(reading.id_field) if reading.id_field else None
     if given is not None:
         try:
@@ -237,18 +157,42 @@ def document(name: str, position: int, item: Any, reading: Reading) -> Document 
     return Document(position, place, text, error=error)
 
 
-def text_document(name: str, position: int, raw: bytes, form: Format, reading: Reading) -> Document:
-    """The document of a text file that begins with these bytes (one more than the limit, where it has so many)."""
-    text, error = decode(raw, reading.max_bytes)
+def text_document(name: str, position: int, raw: Any, form: Format, reading: Reading) -> Document:
+    """The document of a text or page, from a stream of its file, of which no more is read than the limit."""
+    place = clean(name)
+    try:
+        with unpacked(raw, form.packing) as stream:
+            data = stream.read(reading.max_bytes + 1)
+    except Exception as damage:
+        if not _is_damage(damage):
+            raise
+        return Document(position, place, error=f"breaks off ({reason(damage)}): mend the file")
     if reading.tokens_field is not None:
-        text, error = None, f"a text, which has no field {reading.tokens_field!r}: give records"
-    elif text is not None and form.kind == "guess" and _LIKE_JSON.match(text):
-        text = None
+        return Document(position, place, error=_no_tokens(reading))
+    if form.kind == "html":
+        text, error = html_text(data, None, reading.max_bytes)
+        return Document(position, place, text, error=error)
+    text, error = decode(data, reading.max_bytes)
+    if text is not None and form.kind == "guess" and _LIKE_JSON.match(text):
         error = (
             "JSON, it seems, not a text: give --text-field or --tokens-field, or a name that ends in .jsonl, .json "
             "or .txt"
         )
-    return Document(position, clean(name), text, error=error)
+    elif text is not None and are_json_lines(text):
+        error = "JSON Lines, not a text: every line is a JSON object; give it a name that ends in .jsonl"
+    return Document(position, place, None if error else text, error=error)
+
+
+def _bare_text(position: int, place: str, text: str, reading: Reading) -> Document:
+    """The document of a JSON string."""
+    if reading.tokens_field is not None:
+        return Document(position, place, error=_no_tokens(reading))
+    made, error = text_of({"": text}, "", reading.max_bytes)
+    return Document(position, place, made, error=error and error.replace("field ''", "the string"))
+
+
+def _no_tokens(reading: Reading) -> str:
+    return f"a text, which has no field {reading.tokens_field!r}: give records"
 
 
 def text_of(record: dict[str, Any], field: str, limit: int) -> tuple[str | None, str | None]:
@@ -260,39 +204,27 @@ def text_of(record: dict[str, Any], field: str, limit: int) -> tuple[str | None,
     if not isinstance(value, str):
         return None, f"field {field!r} is a {type(value).__name__}, not a string"
     try:
-        too_long = len(value.encode()) > limit
+        over = len(value.encode()) > limit
     except UnicodeEncodeError:
         return None, f"field {field!r} holds half of a surrogate pair, which is not text"
-    return (None, _too_long(limit)) if too_long else (value, None)
+    return (None, too_long(limit)) if over else (value, None)
 
 
 def token_ids(value: Any, field: str) -> "tuple[np.ndarray | None, str | None]":
     """(token ids int64 [m], None), or (None, what is wrong with the value of this field)."""
     import numpy as np
 
+    if isinstance(value, str) and value.startswith("["):  # a cell of a table
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None, f"field {field!r} is not a list of token ids"
     if not isinstance(value, list) or not all(type(t) is int for t in value):
         return None, f"field {field!r} is not a list of token ids"
     try:
         return np.array(value, np.int64), None
     except OverflowError:
         return None, f"field {field!r} holds a number beyond 64 bits"
-
-
-def decode(raw: bytes, limit: int) -> tuple[str | None, str | None]:
-    """Text from bytes (UTF-8, with or without its mark), or None and what is wrong with them."""
-    if len(raw) > limit:
-        return None, _too_long(limit)
-    if b"\0" in raw:
-        return None, "binary data, not text: it contains a zero byte"
-    try:
-        return raw.decode("utf-8-sig"), None
-    except UnicodeDecodeError as e:
-        return None, f"not UTF-8: byte 0x{raw[e.start]:02x} at offset {e.start:,}: convert it"
-
-
-def clean(text: str) -> str:
-    """The text with U+FFFD for halves of surrogate pairs (of JSON, or of a file name that is not UTF-8)."""
-    return _HALF.sub("\ufffd", text)
 
 
 def printable(text: str) -> str:
@@ -313,19 +245,17 @@ def open_input(path: str) -> Iterator[BinaryIO]:
 
 
 def _record(text: str) -> Any:
-    """The JSON object of a line or element, or a `Fault`."""
+    """The JSON value of a line or element: an object, a text or a list of token ids; or a `Fault`."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return Fault("not JSON: give one JSON object a line")
-    if isinstance(value, dict):
+    if isinstance(value, (dict, str)):
+        return value
+    if isinstance(value, list) and value and all(type(t) is int for t in value):
         return value
     kind = type(value).__name__
-    return Fault(f"a JSON {kind}, not an object: give one a line")
-
-
-def _too_long(limit: int) -> str:
-    return f"longer than {limit:,} bytes: split it, or raise the limit (--max-bytes of detect and scan)"
+    return Fault(f"a JSON {kind}, not an object, a text or a list of token ids: give one a line")
 
 
 def _is_damage(error: Exception) -> bool:
@@ -336,48 +266,3 @@ def _is_damage(error: Exception) -> bool:
     ):
         return True
     return isinstance(error, OSError) and error.errno is None
-
-
-def _rows(name: str, raw: Any, reading: Reading, cursor: Cursor) -> Iterator[Any]:
-    """The rows of a Parquet file as dicts of the columns asked for; row groups that are done are passed over."""
-    from wmcore.checks import require
-
-    require("pyarrow", "run pip install 'wmcore-lm[scan]', which reads Parquet")
-    import pyarrow.parquet as pq
-
-    table = pq.ParquetFile(raw)
-    columns = [reading.tokens_field or reading.text_field, *filter(None, [reading.id_field])]
-    for column in columns:
-        if column not in table.schema_arrow.names:
-            names = ", ".join(table.schema_arrow.names[:8])
-            yield Fault(f"{name} has no column {column!r} (columns: {names}): name the right one")
-            return
-    for group in range(table.metadata.num_row_groups):
-        rows = table.metadata.row_group(group).num_rows
-        if rows and cursor.skips(cursor.position, cursor.position + rows - 1):
-            cursor.position += rows
-            continue
-        for part in table.iter_batches(
-            1024, row_groups=[group], columns=columns, use_threads=False
-        ):
-            yield from _values(part)
-            cursor.share = cursor.position / max(table.metadata.num_rows, 1)
-
-
-def _values(part: Any) -> list[Any]:
-    """The rows of a record batch; a `Fault` for one with a value that Arrow cannot hand to Python."""
-    try:
-        return list(part.to_pylist())
-    except (
-        Exception
-    ):  # not UTF-8, a date beyond Python's, a time zone that is not known: each type has its own
-        return [_value(part.slice(i, 1)) for i in range(part.num_rows)]
-
-
-def _value(row: Any) -> Any:
-    for name in row.schema.names:
-        try:
-            row.column(name).to_pylist()
-        except Exception as error:
-            return Fault(f"column {name!r} cannot be read ({reason(error)})")
-    return row.to_pylist()[0]

@@ -72,11 +72,13 @@ def texts(kind: str, source: str) -> Iterator[str]:
     if source.startswith(DATASETS):
         yield from _streamed(source, FIELDS[kind])
         return
-    from wmcore import records
+    from wmcore.formats import given_format
+    from wmcore.reading import Reading
+    from wmcore.records import read_documents
 
     path, field = _path_and_field(source, FIELDS[kind])
-    form = records.given_format(path, records=True)
-    for found in records.read_documents(path, form, records.Reading(text_field=field)):
+    form = given_format(path, records=True)
+    for found in read_documents(path, form, Reading(text_field=field)):
         if found.text is None:
             raise WatermarkError(f"--{kind} {source}: record {found.position + 1}: {found.error}")
         yield found.text

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from fuzz.marks import mark
 from fuzz.mutations import TOKENS, altered, damaged, values
-from wmcore.records import Reading, given_format, read_documents
+from wmcore.formats import given_format
+from wmcore.reading import Reading
+from wmcore.records import read_documents
 from wmcore.scan import ScanSettings, scan
 
 LETTERS = Letters()
@@ -57,6 +59,11 @@ def parquet(rows):
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 ARRAY = json.dumps(ROWS, indent=1, ensure_ascii=False).encode()
 PARQUET = parquet(ROWS)
+_PAGE = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n<p>x\r\n0\r\n\r\n"
+WARC = (
+    b"WARC/1.0\r\nWARC-Type: response\r\nContent-Type: application/http\r\nid: u\r\n"
+    b"Content-Length: %d\r\n\r\n%b\r\n\r\n" % (len(_PAGE), _PAGE)
+) * 3
 PLAIN = {
     "a.jsonl": LINES,
     "b.NDJSON": LINES,
@@ -65,8 +72,22 @@ PLAIN = {
     "e.json": json.dumps(ROWS[0], indent=2).encode(),
     "f.txt": ROWS[2]["text"].encode(),
     "g.parquet": PARQUET,
+    "m.html": b"<!doctype html><meta charset=utf-8><p>a <b>page</b><pre>\n x</pre><script>y</script>&amp;",
+    "n.csv": b'id,text,tokens\n1,"a ""b"",\nc","[1, 2]"\n2,d,[3]\n\n3,e,\n',
+    "o.tsv": b"text\tid\na\t1\nb\t2\n",
+    "p.warc": WARC,
+    "q.json": json.dumps(["one", [1, 2], {"text": "x"}]).encode(),
 }
-PACKED = ["h.jsonl.gz", "i.json.gz", "j.jsonl.zst", "k.json.zst", "l.JSON.GZ"]
+PACKED = {
+    "h.jsonl.gz": LINES,
+    "i.json.gz": ARRAY,
+    "j.jsonl.zst": LINES,
+    "k.json.zst": ARRAY,
+    "l.JSON.GZ": ARRAY,
+    "r.txt.gz": PLAIN["f.txt"],
+    "s.csv.zst": PLAIN["n.csv"],
+    "t.warc.gz": WARC,
+}
 
 
 @st.composite
@@ -75,7 +96,7 @@ def damaged_files(draw):
     name = draw(st.sampled_from([*PLAIN, *PACKED]))
     if name in PLAIN:
         return name, draw(damaged([PLAIN[name]]))
-    data = ARRAY if ".json." in name.lower() else LINES
+    data = PACKED[name]
     if draw(st.booleans()):
         return name, packed(name.lower(), draw(damaged([data])))
     return name, draw(damaged([packed(name.lower(), data)]))

@@ -23,7 +23,8 @@ from fuzz.corpora import (
 from fuzz.holds import is_harmless, is_plain, only_refusals
 from fuzz.mutations import damaged
 from wmcore import WatermarkError
-from wmcore.records import Reading, printable
+from wmcore.reading import Reading
+from wmcore.records import printable
 
 
 @pytest.fixture(scope="module")

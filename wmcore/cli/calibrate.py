@@ -25,7 +25,8 @@ from wmcore.cli.detect import batches
 from wmcore.cli.output import Force, check_output
 from wmcore.cli.texts import Documents
 from wmcore.errors import WatermarkError
-from wmcore.records import MAX_BYTES, Document
+from wmcore.reading import MAX_BYTES
+from wmcore.records import Document
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,9 +26,11 @@ from wmcore.cli.console import (
     table_console,
     write_record,
 )
+from wmcore.cli.inputs import Inputs
 from wmcore.errors import WatermarkError
-from wmcore.progress import progress_bar
-from wmcore.records import MAX_BYTES, Document, Reading, given_format, printable, read_documents
+from wmcore.progress import Pace
+from wmcore.reading import MAX_BYTES, Reading
+from wmcore.records import Document, printable
 
 if TYPE_CHECKING:
     from wmcore.cli.text_page import TextPage
@@ -54,7 +55,8 @@ def detect(
     files: Annotated[
         list[str],
         typer.Argument(
-            help="Text files; records in .jsonl, .json (also .gz, .zst) or .parquet; - for standard input."
+            help="Texts (.txt, .md), HTML, or records in .jsonl, .json, .csv, .tsv, .warc (each also .gz, .zst) or "
+            ".parquet; - for standard input."
         ),
     ],
     watermark: WatermarkFile,
@@ -170,7 +172,6 @@ def detect(
     if force and html is None:
         raise WatermarkError("--force is for the page of --html: give --html, too, or leave it out")
     named = text_field is not None or tokens_field is not None
-    formats = [given_format(path, named) for path in files]
 
     from wmcore.checks import real_number
     from wmcore.detect import Detector
@@ -204,9 +205,7 @@ def detect(
         from wmcore.calibration import Calibration
 
         null = Calibration.load(calibration)
-    documents = chain.from_iterable(
-        read_documents(path, form, reading) for path, form in zip(files, formats, strict=True)
-    )
+    documents = Inputs(files, named, reading)
     find = None
     if spans:
         find = partial(
@@ -223,7 +222,7 @@ def detect(
     tested = failed = 0
     rows: list[dict[str, Any]] = []
     try:
-        with progress_bar() as bar, open_output("-") as out:
+        with Pace() as pace, open_output("-") as out:
             if verdict_only:
                 results = judge_all(detector, documents, text_level)
             else:
@@ -236,13 +235,18 @@ def detect(
                     seed=seed,
                     calibration=null,
                 )
-            for row in bar.track(results, description="documents"):
+            for row in results:
                 failed += row["error"] is not None
                 tested += 1
+                pace.show(tested, documents.share)
                 if as_json:
                     write_record(out, row)
                 else:
                     rows.append(row)
+    except KeyboardInterrupt:
+        kept = "their lines are written" if as_json else "the table shows them"
+        note(f"stopped after {tested:,} documents: {kept}; the rest was not tested")
+        raise
     finally:
         if rows:
             _show(rows, detector, text_level, verdict_only=verdict_only, spans=spans)

@@ -28,7 +28,8 @@ from wmcore.cli.texts import Documents
 from wmcore.errors import WatermarkError
 from wmcore.pages import format_p
 from wmcore.progress import progress_bar
-from wmcore.records import MAX_BYTES, Document, printable
+from wmcore.reading import MAX_BYTES
+from wmcore.records import Document, printable
 
 if TYPE_CHECKING:
     from wmcore.watermark import Watermark

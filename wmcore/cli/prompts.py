@@ -22,13 +22,15 @@ def read_prompts(path: str) -> tuple[list[tuple[int, str]], list[dict[str, Any]]
     Raises WatermarkError if there are no prompts at all.
     """
     from wmcore import records
+    from wmcore.formats import WHOLE, Format, given_format
+    from wmcore.reading import Reading
 
-    form = records.given_format(path, records=True)
-    if form.kind == "text":
-        form = records.Format("json")
+    form = given_format(path, records=True)
+    if form.kind in WHOLE:
+        form = Format("json", form.packing)
     texts: list[tuple[int, str]] = []
     failed: list[dict[str, Any]] = []
-    reading = records.Reading(text_field="prompt")
+    reading = Reading(text_field="prompt")
     for index, prompt in enumerate(records.read_documents(path, form, reading)):
         if prompt.text is None:
             note(f"{prompt.id}: {prompt.error}")

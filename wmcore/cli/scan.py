@@ -24,7 +24,7 @@ from wmcore.cli.console import (
     write_record,
 )
 from wmcore.errors import WatermarkError
-from wmcore.progress import progress_bar
+from wmcore.progress import duration, progress_bar
 from wmcore.records import printable
 from wmcore.scan.settings import ScanSettings
 
@@ -47,7 +47,8 @@ def scan(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="JSON Lines or .json (plain, .gz, .zst), Parquet or text files, folders of them, or fsspec URLs."
+            help="Texts, HTML, JSON Lines, .json, CSV, TSV, WARC (also .gz, .zst) or Parquet files, folders of them, "
+            "or fsspec URLs; - for records on standard input."
         ),
     ],
     watermark: WatermarkFile,
@@ -143,6 +144,7 @@ def scan(
     from wmcore.scan import scan as run
     from wmcore.scan.finish import resolution_note
     from wmcore.scan.manifest import read_manifest
+    from wmcore.scan.store import shards
     from wmcore.watermark import Watermark
 
     mark = Watermark.load(watermark)
@@ -178,7 +180,11 @@ def scan(
                     shown += 1
                     reporter.note(f"{row['id'][:300]}: {row['error']}")
         except KeyboardInterrupt:
-            reporter.note("stopped; run the same command to go on where it stopped")
+            kept = len(list(shards(Path(output))))
+            reporter.note(
+                f"stopped: {output} keeps the {kept:,} shards of {settings.shard_size:,} records that are done; run "
+                "the same command to go on after them"
+            )
             raise
     manifest = read_manifest(output)
     summary = manifest["summary"]
@@ -250,7 +256,7 @@ class _Reporter:
     def show(self, progress: "Progress") -> None:
         """Take note of progress."""
         if not self._as_json:
-            left = "" if progress.left is None else f", {_duration(progress.left)} left"
+            left = "" if progress.left is None else f", {duration(progress.left)} left"
             self._bar.update(
                 self._task,
                 completed=progress.share,
@@ -308,12 +314,6 @@ def _expanded(inputs: list[str]) -> list[str]:
         else:
             found.append(given)
     return found
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def _need(*packages: str) -> None:

@@ -1,11 +1,11 @@
 """The texts that `identify` and `calibrate` read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
+from wmcore.cli.inputs import Inputs
 from wmcore.errors import WatermarkError
-from wmcore.records import Document, Reading, given_format, read_documents
+from wmcore.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -20,18 +20,15 @@ class Documents:
         if self.text_field is not None and self.tokens_field is not None:
             raise WatermarkError("give either --text-field or --tokens-field, and not both")
 
-    def read(self, files: Sequence[str]) -> Iterator[Document]:
-        """The documents of all files; their names are looked at first."""
+    def read(self, files: Sequence[str]) -> Inputs:
+        """The documents of all files."""
         if "" in files:
             raise WatermarkError("a file's name is empty: give one, or - for standard input")
         named = self.text_field is not None or self.tokens_field is not None
-        formats = [given_format(path, named) for path in files]
         reading = Reading(
             self.text_field or "text", tokens_field=self.tokens_field, max_bytes=self.max_bytes
         )
-        return chain.from_iterable(
-            read_documents(path, form, reading) for path, form in zip(files, formats, strict=True)
-        )
+        return Inputs(list(files), named, reading)
 
     def coder(self, tokenizer: str | None) -> str | None:
         """The tokenizer that is needed: none for token ids."""

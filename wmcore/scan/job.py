@@ -12,8 +12,10 @@ import numpy as np
 from wmcore.calibration import Calibration
 from wmcore.errors import WatermarkError
 from wmcore.scan.manifest import MANIFEST, read_manifest
+from wmcore.scan.passed import PassedOver
 from wmcore.scan.settings import ScanSettings
 from wmcore.scan.sources import Source, open_sources
+from wmcore.scan.stdin import STDIN
 from wmcore.scan.store import Store
 from wmcore.scan.windows import window_and_stride
 from wmcore.scan.worker import Scanner
@@ -83,6 +85,8 @@ class Job:
         The inputs that are done.
     calibration : Calibration or None
         Of a calibrated first pass.
+    passed : PassedOver
+        What the folders hold that is not read.
     """
 
     watermark: Watermark
@@ -95,6 +99,7 @@ class Job:
     done: dict[int, set[int]] = field(default_factory=dict)
     whole: set[int] = field(default_factory=set)
     calibration: Calibration | None = None
+    passed: PassedOver = field(default_factory=PassedOver)
 
     @classmethod
     def open(
@@ -110,7 +115,15 @@ class Job:
     ) -> "Job":
         """Look at the inputs, lock the output and compare it with what it was begun with."""
         _check_fdr(watermark, settings)
-        sources = open_sources(inputs, output)
+        passed = PassedOver()
+        sources = open_sources(inputs, output, passed)
+        if passed.reasons:
+            warnings.warn(str(passed), stacklevel=2)
+        if settings.first == "calibrated" and any(source.name == STDIN for source in sources):
+            raise WatermarkError(
+                "first is 'calibrated', which reads the first documents twice, and standard input can be read once: "
+                "give a file, or first='resamples'"
+            )
         store = None if output is None else Store(output)
         try:
             tokenizer, settings = _settled(watermark, store, tokenizer, settings)
@@ -120,6 +133,7 @@ class Job:
                 store.begin(watermark, [s.identity() for s in sources], settings)
                 done, whole = store.done()
             job = cls(watermark, settings, sources, store, tokenizer, backend, threads, done, whole)
+            job = replace(job, passed=passed)
             if settings.first == "calibrated" and job.todo():
                 job = replace(job, calibration=_calibration(job))
         except BaseException:

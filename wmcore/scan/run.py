@@ -42,8 +42,9 @@ def scan(
     Parameters
     ----------
     inputs : str, path or sequence of them
-        JSON Lines (.jsonl, .ndjson) and .json files, also .gz and .zst, Parquet files, text files, folders of them, or
-        fsspec URLs of any.
+        Files with records (JSON Lines, .json, CSV, TSV, WARC, Parquet), text files and HTML pages, folders of them, or
+        fsspec URLs of any, as docs/formats.md says; "-" for records on standard input. What a folder holds besides is
+        named in a warning and in the summary.
     watermark : Watermark
     output : str or path, optional
         A folder for Parquet shards and a manifest. With it, a scan that was stopped at any moment goes on where it
@@ -116,7 +117,7 @@ def _run(job: Job, meter: Meter, runner: Runner) -> Iterator[dict[str, Any]]:
     progress = meter.end()
     if store is not None and store.manifest["summary"] is None:
         _check_unchanged(job)
-        summary = finish(store, job.settings)
+        summary = {**finish(store, job.settings), "passed_over": job.passed.to_dict()}
         meter.end()
         before = store.manifest
         spent = before.get("spent", {})

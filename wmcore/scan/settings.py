@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from wmcore.errors import WatermarkError, shown
-from wmcore.records import MAX_BYTES, Reading
+from wmcore.reading import MAX_BYTES, Reading
 
 if TYPE_CHECKING:
     from wmcore.plan import Plan

@@ -8,28 +8,20 @@ import hashlib
 import os
 import posixpath
 import stat
-import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from wmcore.errors import WatermarkError, reason
-from wmcore.records import (
-    Cursor,
-    Document,
-    Format,
-    Reading,
-    document,
-    format_of,
-    read_items,
-    text_document,
-)
+from wmcore.formats import READ, WHOLE, Format, format_of, unread
+from wmcore.reading import Cursor, Reading
+from wmcore.records import Document, document, open_input, read_items, text_document
 from wmcore.scan.batch import BATCH_BYTES, BATCH_DOCUMENTS, Batch
+from wmcore.scan.passed import PassedOver
 from wmcore.scan.settings import ScanSettings
+from wmcore.scan.stdin import STDIN, StandardInput
 
 HEAD = 1 << 16
-NAMED = 10
-"""So many of the files that a folder holds and that cannot be read are named in a warning."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +72,7 @@ class Source:
                 continue  # where the input breaks off: the shard that is there says so
             if batch is not None and batch.shard != position // size:
                 batch.shard_ends = True
+                batch.done = cursor.share
                 yield batch
                 batch = None
             if batch is None:
@@ -101,7 +94,7 @@ class Source:
     def _documents(self, reading: Reading, cursor: Cursor) -> Iterator[tuple[int, Document | None]]:
         """(position, document or None for a blank line), without those that the cursor skips."""
         try:
-            if self.format.kind == "text":
+            if self.format.kind in WHOLE:
                 yield from self._texts(reading, cursor)
                 return
             (path,) = self.paths
@@ -123,16 +116,19 @@ class Source:
         for position, path in enumerate(self.paths):
             cursor.position = position
             if not cursor.skips(position, position):
+                form = format_of(path) or self.format
                 with self.filesystem.open(path, "rb") as stream:
-                    raw = stream.read(reading.max_bytes + 1)
-                yield position, text_document(path, position, raw, self.format, reading)
+                    made = text_document(path, position, stream, form, reading)
+                yield position, made
             cursor.share = (position + 1) / len(self.paths)
 
 
-def open_sources(inputs: Sequence[str], output: str | os.PathLike | None = None) -> list[Source]:
+def open_sources(
+    inputs: Sequence[str], output: str | os.PathLike | None, passed: PassedOver
+) -> list[Source]:
     """The sources of file, folder or fsspec URLs, sorted within a folder, without what is in the output.
 
-    Warns of files in a folder that cannot be read.
+    The files of a folder that are not read are added to `passed`; ``-`` is standard input.
 
     Raises
     ------
@@ -145,13 +141,16 @@ def open_sources(inputs: Sequence[str], output: str | os.PathLike | None = None)
     for given in inputs:
         if not given:
             raise WatermarkError("an input is an empty name: give a file, a folder or a URL")
+        if given == STDIN:
+            sources.append(_standard_input())
+            continue
         try:
             if os.path.lexists(given):  # whatever URL its name looks like
                 filesystem, path = fsspec.filesystem("file"), os.path.abspath(given)
             else:
                 filesystem, path = fsspec.core.url_to_fs(given)
             if filesystem.isdir(path):
-                sources += _folder(filesystem, path, given, output)
+                sources += _folder(filesystem, path, given, output, passed)
             elif filesystem.exists(path):
                 sources.append(_file(filesystem, path, given))
             else:
@@ -162,80 +161,86 @@ def open_sources(inputs: Sequence[str], output: str | os.PathLike | None = None)
             raise WatermarkError(
                 f"input {given} cannot be opened ({reason(error)}): check the URL, and install what it needs"
             ) from error
+    if sum(source.name == STDIN for source in sources) > 1:
+        raise WatermarkError("- is given twice: standard input can be read once")
     return sources
 
 
 def _file(filesystem: Any, path: str, given: str) -> Source:
     form = format_of(path)
     if form is None:
-        raise WatermarkError(
-            f"input {given}: the name ends in none of .jsonl, .ndjson, .json (also with .gz or .zst), "
-            ".parquet and .txt: rename it, or convert it"
-        )
+        raise WatermarkError(f"input {given}: {unread(path)}: rename it or convert it to {READ}")
     if _is_local(filesystem) and (trouble := _trouble(path)):
         raise WatermarkError(f"input {given}: {trouble}: give a file that can be read twice")
     return Source(form, given, [path], filesystem)
 
 
+def _standard_input() -> Source:
+    """Records on standard input: JSON Lines, or what else a .json file may hold."""
+    with open_input(STDIN) as stream:
+        return Source(Format("json"), STDIN, [STDIN], StandardInput(stream, HEAD))
+
+
 def _folder(
-    filesystem: Any, path: str, given: str, output: str | os.PathLike | None
+    filesystem: Any, path: str, given: str, output: str | os.PathLike | None, passed: PassedOver
 ) -> list[Source]:
-    """The files of a folder: those with records one by one, all texts together."""
+    """The files of a folder: those with records one by one, all texts and pages together."""
+    mine = PassedOver()
     if _is_local(filesystem):
         if output is not None and os.path.realpath(path) == os.path.realpath(output):
             raise WatermarkError(f"input {given} is the output, too: choose another folder for one")
-        files = _local_files(path, given, output)
+        found = _local_files(path, output, mine)
     else:
-        files = [f for f in filesystem.find(path) if not _is_hidden(posixpath.relpath(f, path))]
-    formats = {file: form for file in sorted(files) if (form := format_of(file)) is not None}
+        found = [posixpath.relpath(file, path) for file in filesystem.find(path)]
+    formats: dict[str, Format] = {}
+    for file in sorted(found):
+        form = format_of(file)
+        if _is_hidden(file):
+            mine.add(file, "hidden")
+        elif form is None:
+            mine.add(file, unread(file))
+        elif _is_local(filesystem) and (trouble := _trouble(os.path.join(path, file))):
+            mine.add(file, trouble)
+        else:
+            formats[file] = form
     sources = [
-        Source(form, posixpath.join(given, posixpath.relpath(file, path)), [file], filesystem)
+        Source(form, posixpath.join(given, file), [posixpath.join(path, file)], filesystem)
         for file, form in formats.items()
-        if form.kind != "text"
+        if form.kind not in WHOLE
     ]
-    texts = [file for file, form in formats.items() if form.kind == "text"]
+    texts = [posixpath.join(path, file) for file, form in formats.items() if form.kind in WHOLE]
     if texts:
         sources.append(Source(Format("text"), given, texts, filesystem))
     if not sources:
-        raise WatermarkError(
-            f"input {given} holds no .jsonl, .json, .parquet or .txt file that can be read (nor .jsonl.gz, .json.zst): "
-            "give a folder that does"
-        )
+        held = f"; {mine}" if mine.reasons else ", and nothing else"
+        raise WatermarkError(f"input {given} holds no file that can be read, {READ}{held}")
+    passed.join(mine, given)
     return sources
 
 
-def _local_files(folder: str, given: str, output: str | os.PathLike | None) -> list[str]:
-    """The files below a folder, without hidden ones; warns of what looks like an input and cannot be read."""
+def _local_files(folder: str, output: str | os.PathLike | None, passed: PassedOver) -> list[str]:
+    """The files below a folder, relative to it, without those in hidden folders, linked ones and the output."""
     results = None if output is None else os.path.realpath(output)
     files: list[str] = []
-    passed: list[str] = []
+
+    def relative(root: str, name: str) -> str:
+        return os.path.relpath(os.path.join(root, name), folder)
 
     def note(error: OSError) -> None:
-        passed.append(f"{error.filename} ({error.strerror})")
+        passed.add(os.path.relpath(error.filename, folder), str(error.strerror))
 
     for root, folders, names in os.walk(folder, onerror=note):
-        visible = sorted(name for name in folders if not _is_hidden(name))
-        links = [name for name in visible if os.path.islink(os.path.join(root, name))]
-        passed += [f"{os.path.join(root, name)} (a link to a folder)" for name in links]
-        folders[:] = [
-            name
-            for name in visible
-            if name not in links and os.path.realpath(os.path.join(root, name)) != results
-        ]
-        for name in names:
+        entered = []
+        for name in sorted(folders):
             path = os.path.join(root, name)
-            if _is_hidden(name) or format_of(name) is None:
-                continue
-            trouble = _trouble(path)
-            if trouble is None:
-                files.append(path)
-            else:
-                passed.append(f"{path} ({trouble})")
-    if passed:
-        more = f" and {len(passed) - NAMED:,} more" if len(passed) > NAMED else ""
-        warnings.warn(
-            f"input {given}: passed over {', '.join(sorted(passed)[:NAMED])}{more}", stacklevel=2
-        )
+            if _is_hidden(name):
+                passed.add(relative(root, name), "hidden")
+            elif os.path.islink(path):
+                passed.add(relative(root, name), "a link to a folder")
+            elif os.path.realpath(path) != results:
+                entered.append(name)
+        folders[:] = entered
+        files += [relative(root, name) for name in names]
     return files
 
 

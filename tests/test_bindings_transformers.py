@@ -314,3 +314,26 @@ def test_wmcore_detect_finds_it(tmp_path):
     p_values = [json.loads(line)["p_value"] for line in done.stdout.splitlines()]
     assert p_values[:3] == [0.01] * 3
     assert min(p_values[3:]) > 0.01
+
+
+def test_wrong_shapes_are_said():
+    detector = WatermarkDetector(watermark_of())
+    for texts, message in (
+        ("text", "input_ids is one string"),
+        ({"input_ids": [[1, 2]]}, r"tokenizer\(texts\)\['input_ids'\]"),
+        ([1, 2, 3], "input_ids is one text of token ids"),
+        (torch.tensor([1, 2, 3]), "input_ids is one text of token ids"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            detector(texts)
+    found = detector([[1, 2, 3], "words", {"input_ids": [1]}], return_dict=True)
+    assert found.error[0] is None
+    assert "tokenizer" in found.error[1]
+    assert "maps names to values" in found.error[2]
+    with pytest.raises(TypeError, match=r"use Watermark\.load\(path\)"):
+        WatermarkDetector("mark.json")
+
+
+def test_a_bare_watermark_is_no_watermarking_config():
+    with pytest.raises(TypeError, match=r"give wmcore\.bindings\.transformers\.WatermarkConfig"):
+        new_tokens(llama(VOCAB), PROMPTS, watermark_of(), 3)

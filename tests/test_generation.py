@@ -215,7 +215,6 @@ def test_warns_beyond_the_generation_budget():
         ({"shifts": [0, 1.5]}, "shifts is 1.5, but must be"),
         ({"shifts": np.array([True, False])}, "shifts is True, but must be"),
         ({"prompts": ["text", [1]]}, "prompt 0 is a string"),
-        ({"prompts": "text"}, "prompts is one string"),
         ({"watermark": None, "shifts": 0}, "no key to shift"),
     ],
 )

@@ -16,18 +16,18 @@ from wmcore.errors import WatermarkError
 Force = Annotated[bool, typer.Option("--force", help="Replace FILE if it is there.")]
 
 
-def check_output(path: str, replace: bool) -> None:
+def check_output(path: str, replace: bool, option: str = "--output") -> None:
     """WatermarkError unless a file can be written here: to be asked before the work.
 
     Devices and pipes hold nothing that could be lost.
     """
     if os.path.isfile(path):
         if not replace:
-            raise _taken(path)
+            raise _taken(path, option)
     elif os.path.isdir(path):
-        raise WatermarkError(f"--output {path}: a folder; give the name of a file")
+        raise WatermarkError(f"{option} {path}: a folder; give the name of a file")
     elif not os.path.exists(path) and not os.path.isdir(os.path.dirname(path) or "."):
-        raise WatermarkError(f"--output {path}: there is no such folder; make it, or name another")
+        raise WatermarkError(f"{option} {path}: there is no such folder; make it, or name another")
 
 
 @contextlib.contextmanager
@@ -82,5 +82,5 @@ def _opened(path: str, new: bool) -> BinaryIO:
     return os.fdopen(handle, "wb")
 
 
-def _taken(path: str) -> WatermarkError:
-    return WatermarkError(f"--output {path}: the file exists; choose another or add --force")
+def _taken(path: str, option: str = "--output") -> WatermarkError:
+    return WatermarkError(f"{option} {path}: the file exists; choose another or add --force")

@@ -1,15 +1,13 @@
 """The page of ``wmcore detect --html``: one's own texts, each token coloured by how well it fits the key."""
 
-import os
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from wmcore import whole_file
 from wmcore.cli import token_page
+from wmcore.cli.output import check_output
 from wmcore.detect import Detector
-from wmcore.detection import MEANING, Detection
-from wmcore.errors import WatermarkError
+from wmcore.detection import Detection
 from wmcore.locate import Span
 
 MOST_TEXTS = 100
@@ -34,7 +32,7 @@ class TextPage:
     def __init__(
         self, path: str, detector: Detector, tokenizer: Any, *, level: float, force: bool
     ) -> None:
-        self._path = Path(path)
+        self._path = path
         self._detector = detector
         self._tokenizer = tokenizer
         self._level = level
@@ -44,7 +42,7 @@ class TextPage:
         self._found = 0
         self.left_out = 0
         """Texts that the page has no room for."""
-        self._check()
+        check_output(path, force, "--html")
 
     def add(self, name: str, text: Any, detection: Detection, spans: Sequence[Span]) -> None:
         """Add a text, its detection, made with ``alignment=True``, and its passages."""
@@ -59,36 +57,22 @@ class TextPage:
         self._tokens += length
         self._found += detection.found(self._level) is True
         shown = token_page.passage(
-            detection.verdict(self._level),
+            "",
             self._detector.statistic.scheme.name,
             self._tokenizer,
             tokens,
             detection,
             spans,
+            threshold=self._level,
         )
         self._examples.append(token_page.Example(name, [shown]))
 
     def write(self) -> None:
         """Write the page; WatermarkError if a file of this name has come up meanwhile, unless `force`."""
         count = len(self._examples)
-        summary = f"Found, with p ≤ {self._level:g}, in {self._found} of {count} texts. {MEANING}"
+        summary = f"Found, with p ≤ {self._level:g}, in {self._found} of {count} texts."
         title = f"Watermark {self._detector.watermark.fingerprint} in {count} texts"
         section = token_page.Section(self._detector.statistic.scheme.name, summary, self._examples)
         page = token_page.render(title, [section])
-        handle, scratch = tempfile.mkstemp(dir=self._path.parent, prefix=".wmcore-page-")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(page)
-            self._check()
-            os.replace(scratch, self._path)
-        except BaseException:
-            Path(scratch).unlink(missing_ok=True)
-            raise
-
-    def _check(self) -> None:
-        if self._path.is_dir() or not self._path.parent.is_dir():
-            raise WatermarkError(f"--html {self._path}: name a file in a folder that is there")
-        if self._path.exists() and not self._force:
-            raise WatermarkError(
-                f"--html {self._path}: the file exists; choose another or add --force"
-            )
+        check_output(self._path, self._force, "--html")
+        whole_file.write(self._path, page.encode())

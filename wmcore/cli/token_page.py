@@ -66,11 +66,9 @@ class Passage:
     length: int | None
     pieces: list[Piece]
     best: list[Fit]
-
-    @property
-    def found(self) -> bool:
-        """Whether p is at most the threshold."""
-        return self.p_value is not None and self.p_value <= self.threshold
+    found: bool | None
+    """Whether p is at most the threshold; None where the test could not have told."""
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -170,6 +168,8 @@ def passage(
         detection.length,
         pieces,
         best,
+        detection.found(threshold),
+        detection.verdict(threshold),
     )
 
 

@@ -29,8 +29,14 @@ def packages() -> list[str]:
     return found
 
 
-TOKENIZER = ["transformers>=4.57,<6", "gguf>=0.17,<1"]
-GENERATE = [*TOKENIZER, "torch>=2.6,<3", "accelerate>=1.1,<2"]
+TOKENIZER = ["tokenizers>=0.22,<1"]
+GENERATE = [
+    *TOKENIZER,
+    "transformers>=4.57,<6",
+    "gguf>=0.17,<1",
+    "torch>=2.6,<3",
+    "accelerate>=1.1,<2",
+]
 SCAN = ["pyarrow>=17", "fsspec>=2024.6", "zstandard>=0.22,<1", "lxml>=6,<7"]
 RAY = [*SCAN, "ray[data]>=2.51,<3"]
 # CuPy without NVIDIA's compiler cannot build kernels. The driver decides: CUDA 12 or 13.

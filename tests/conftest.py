@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import logging
 import os
 import random
 import secrets
@@ -15,6 +16,13 @@ from cuda_shim.ways import SHIMS
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def silent_compiler():
+    """What a command says must not depend on which test ran first on a machine; test_jit.py tests that it is said."""
+    log = logging.getLogger("wmcore")
+    log.addFilter(lambda record: not record.getMessage().startswith("compiling kernels"))
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ import pytest
 from commands import V, one_line, rows
 
 from wmcore import Watermark
+from wmcore.kernels.cpu.jit import COMPILING
 
 # keygen
 
@@ -338,5 +339,5 @@ def test_reader_that_stops_early_is_no_error(mark, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert done.stderr in ("", f"wmcore: {COMPILING}\n")  # the first run on a machine compiles
     assert len(rows(done.stdout)) == 1

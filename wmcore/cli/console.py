@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -181,8 +182,18 @@ def _reader() -> Iterator[None]:
         raise ReaderGone from None
 
 
+class _Notes(logging.Handler):
+    """Shows what the library logs as notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
+
+
 def prepare() -> None:
-    """Let every character through to terminals that know only some, as an escape."""
+    """Show what the library logs, and let every character through to terminals that know only some, as an escape."""
+    log = logging.getLogger("wmcore")
+    if not log.handlers:
+        log.addHandler(_Notes())
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

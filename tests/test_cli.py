@@ -200,7 +200,7 @@ def test_generate_reads_prompts_of_every_kind(wm, mark, writer):
         found = {r["index"]: r.get("text") for r in rows(out)}
         assert found == {0: "cba", 1: None, 2: "ed"}
         assert "half of a surrogate pair" in err
-    one_line(wm(*given, "prompts.csv"), r"prompts\.csv: \.csv is not read")
+    one_line(wm(*given, "prompts.pdf"), r"prompts\.pdf: \.pdf is not read")
 
 
 # everywhere

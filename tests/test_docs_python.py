@@ -131,7 +131,7 @@ RUN = [
 @pytest.mark.parametrize("page", RUN)
 def test_blocks_run_as_they_are_pasted(page, files, monkeypatch):
     if page in MODEL:
-        tokenizer = models.load_tokenizer("smollm2")
+        tokenizer = models._load("AutoTokenizer", "smollm2", models.packaged_file())
         monkeypatch.setattr(
             models, "load_model", lambda name: (llama(V, bos_token_id=1).float(), tokenizer)
         )

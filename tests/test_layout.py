@@ -25,8 +25,8 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 MOST_ARGUMENTS = 8
 FOREIGN = {("bindings/jthickstun.py", "phi"), ("bindings/jthickstun.py", "generate")}
 """Whose signature is another's."""
-CALLED_BY_OTHERS = {"prefix_curve", "tokens_until", "readable", "readinto", "VectorModel"}
-"""The API's own, a raw file's protocol, Numba's registry."""
+CALLED_BY_OTHERS = {"prefix_curve", "tokens_until", "readable", "readinto", "VectorModel", "emit"}
+"""The API's own, a raw file's protocol, Numba's registry, logging's."""
 
 
 def modules():

@@ -25,7 +25,17 @@ def detection(tokens, rows, costs, p_value=0.001, error=None):
     alignment = SimpleNamespace(
         positions=np.array(tokens), rows=np.array(rows), costs=np.array(costs, dtype=float)
     )
-    return SimpleNamespace(p_value=p_value, error=error, length=9, alignment=alignment)
+    numbers = {
+        "statistic": 1.0,
+        "shift": 0,
+        "block": 0,
+        "resamples": 0,
+        "hits": 0,
+        "backend": "cpu",
+    }
+    return Detection(
+        p_value, length=30, method="bound", error=error, alignment=alignment, **numbers
+    )
 
 
 def page_of(text: bytes, found=None) -> str:
@@ -167,7 +177,7 @@ def test_the_page_of_one_text_names_no_version():
 
 
 def test_text_without_alignment_is_shown_plain():
-    failed = SimpleNamespace(p_value=None, error="empty text", length=0, alignment=None)
+    failed = Detection.failed("empty text", "cpu", 0)
     shown = token_page.passage("damaged", "its", Letters(), list(b"ab"), failed)
     assert [p.level for p in shown.pieces] == [None, None]
     page = token_page.render(

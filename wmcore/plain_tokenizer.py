@@ -26,6 +26,11 @@ class Coded(dict[str, list[int]]):
         super().__init__(input_ids=encoding.ids)
         self.encodings = [encoding]
 
+    @property
+    def input_ids(self) -> list[int]:
+        """The token ids, as transformers' own are also read."""
+        return self["input_ids"]
+
 
 class PlainTokenizer:
     """A `tokenizers.Tokenizer` behind the part of transformers' interface that wmcore uses.

@@ -11,7 +11,7 @@ PROMPTS = typer.Option(
     "--prompts",
     metavar="FILE",
     callback=named,
-    help="Records with a field 'prompt': JSON Lines, .json or .parquet, or - for stdin.",
+    help="Records with a field 'prompt': JSON Lines, .json, .csv or .parquet, or - for stdin.",
 )
 PromptsFile = Annotated[str, PROMPTS]
 
@@ -47,9 +47,10 @@ def given_prompt(text: str) -> str:
     if text != "-":
         return text
     from wmcore import records
+    from wmcore.reading import MAX_BYTES, decode
 
     with records.open_input("-") as stream:
-        found, error = records.decode(stream.read(records.MAX_BYTES + 1), records.MAX_BYTES)
+        found, error = decode(stream.read(MAX_BYTES + 1), MAX_BYTES)
     if found is None:
         raise WatermarkError(f"--prompt -: {error}")
     return found.removesuffix("\n").removesuffix("\r")

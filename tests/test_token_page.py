@@ -10,6 +10,7 @@ import pytest
 import sample_pages
 
 from wmcore.cli import demo, token_page
+from wmcore.detection import Detection
 from wmcore.pages import format_p
 from wmcore.schemes import SCHEMES
 
@@ -39,7 +40,8 @@ def detection(tokens, rows, costs, p_value=0.001, error=None):
 
 
 def page_of(text: bytes, found=None) -> str:
-    found = found or detection(range(len(text)), range(len(text)), [-1.0] * len(text))
+    if found is None:
+        found = detection(range(len(text)), range(len(text)), [-1.0] * len(text))
     shown = token_page.passage("watermarked", "exp", Letters(), list(text), found)
     section = token_page.Section(
         "exp <&>", "sum & total", [token_page.Example("<b>name", [shown], "<b>prompt</b>")]

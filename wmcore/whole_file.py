@@ -7,8 +7,9 @@ import uuid
 from pathlib import Path
 
 
-def write(path: str | os.PathLike, content: bytes) -> None:
-    """Write a file beside its place, then move it there, with the permissions of the one that it replaces.
+def write(path: str | os.PathLike, content: bytes, *, private: bool = False) -> None:
+    """Write a file beside its place, then move it there, with the permissions of the one that it replaces, or
+    if it is `private` its owner's alone.
 
     A device or a pipe is written to as it is. Raises OSError, with `path` as its file name, and then leaves what was
     there.
@@ -25,7 +26,7 @@ def write(path: str | os.PathLike, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         with contextlib.suppress(FileNotFoundError):
-            scratch.chmod(stat.S_IMODE(place.stat().st_mode))
+            scratch.chmod(0o600 if private else stat.S_IMODE(place.stat().st_mode))
         os.replace(scratch, place)
     except OSError as error:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error

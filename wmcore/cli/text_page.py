@@ -75,4 +75,5 @@ class TextPage:
         section = token_page.Section(self._detector.statistic.scheme.name, summary, self._examples)
         page = token_page.render(title, [section])
         check_output(self._path, self._force, "--html")
-        whole_file.write(self._path, page.encode())
+        # Which key row a token met is no stranger's business.
+        whole_file.write(self._path, page.encode(), private=True)

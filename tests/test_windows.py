@@ -123,3 +123,20 @@ def test_a_verdict_of_a_long_text():
     text[100:164] = marked(watermark, 64, 0)
     (found,) = verdicts(Detector(watermark, threads=1), [text])
     assert (plain.found, found.found) == (False, True)
+
+
+def test_a_verdict_on_a_long_text_has_resamples_enough_for_its_windows(monkeypatch):
+    detector = Detector(mark(), threads=1)
+    text = np.random.default_rng(4).integers(V, size=8500)
+    plans = []
+    detect = detector.detect
+
+    def watched(texts, *, plan):
+        plans.append(plan)
+        return detect(texts, plan=plan)
+
+    monkeypatch.setattr(detector, "detect", watched)
+    (answer,) = verdicts(detector, [text], level=0.001)
+    assert answer.found is False
+    windows = len(starts(8500, 256, 128))
+    assert windows / (plans[-1].resamples + 1) < 0.001

@@ -16,6 +16,7 @@ from wmcore.checks import real_number, whole_number
 from wmcore.detect import Detector, checked_detector
 from wmcore.detection import LEVEL
 from wmcore.plan import RESAMPLES, Plan
+from wmcore.windows import plan_of_windows
 
 LEAST_DISTINCT = 25
 """A text needs this many different tokens, unless something else is asked for."""
@@ -89,7 +90,10 @@ def verdicts(
             arrays.append(array)
     # So that the least p of the permutation test is about half of the level.
     plan = Plan(max(RESAMPLES, math.ceil(2 / level) - 1))
-    for place, found in zip(places, detector.detect(arrays, plan=plan), strict=True):
+    for i, found in enumerate(detector.detect(arrays, plan=plan)):
+        place = places[i]
+        if found.windows > 1:  # p is then so many times a window's: ask for as many more resamples
+            (found,) = detector.detect([arrays[i]], plan=plan_of_windows(plan, found.windows))
         p = found.p_value
         answers[place] = Verdict(None if p is None else p <= level, found.error)
     return answers

@@ -16,7 +16,7 @@ def machine() -> dict[str, Any]:
         "cores": available(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in ("wmcore", "numba", "numpy", "torch")},
+        "versions": {name: _version(name) for name in ("wmcore-lm", "numba", "numpy", "torch")},
         "commit": _commit(),
     }
 

@@ -305,7 +305,8 @@ def test_a_text_that_comes_again_keeps_its_row_and_its_line(mark, caplog):
     added = [(i, shared, [3], output) for i, output in enumerate(outputs)]
     processor.update_state(Update(3, added=added))
     streams = [processor._texts[i].stream for i in range(3)]
-    assert len({stream.shift for stream in streams}) == 3
+    # Not their rows: those are drawn, and two of 64 may be equal.
+    assert len({id(stream) for stream in streams}) == 3
     for number in (0, 1, 5):
         for output in outputs:
             output[:] = [1] * number

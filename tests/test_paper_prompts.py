@@ -117,9 +117,9 @@ def test_a_file_that_is_not_there_or_of_another_kind(tmp_path, tokenizer):
     for name in ("none.jsonl", "none.jsonl:body"):
         with pytest.raises(WatermarkError, match=r"--news .*cannot be read \(No such file"):
             digest("news", str(tmp_path / name))
-    (tmp_path / "news.csv").write_text("text\nw1\n", encoding="utf-8")
-    with pytest.raises(WatermarkError, match=r"\.csv is not read"):
-        read_prompts("news", str(tmp_path / "news.csv"), tokenizer, 3)
+    (tmp_path / "news.pdf").write_text("text\nw1\n", encoding="utf-8")
+    with pytest.raises(WatermarkError, match=r"\.pdf is not read"):
+        read_prompts("news", str(tmp_path / "news.pdf"), tokenizer, 3)
 
 
 def test_a_source_is_known_by_its_content_and_field(tmp_path):

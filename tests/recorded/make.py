@@ -3,7 +3,8 @@
 The files beside this script were first made from commit 164320f, before the wiring inside the package was rebuilt,
 and equalled after it, bit for bit. They are remade only where a result is meant to change, and CHANGELOG.md says so:
 when seeds were mixed with secret keys and exp texts got an e-value beside the bound from the statistic, and (scans
-alone) when that bound became sharper. To remake them from an older commit, or to see what that commit says, run this
+alone) when that bound became sharper and when a list of token
+ids became a record. To remake them from an older commit, or to see what that commit says, run this
 script with the Python of an environment in which that commit is installed:
 
     git worktree add ../old 164320f

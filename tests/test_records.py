@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from wmcore import WatermarkError, json_records
-from wmcore.cli.console import open_output, write_record
+from wmcore.cli.console import write_record
 from wmcore.formats import Format, format_of, given_format
 from wmcore.reading import MAX_BYTES, Reading
 from wmcore.records import printable, read_documents
@@ -397,7 +397,7 @@ def test_standard_input(monkeypatch):
 def test_written_lines_are_on_disk_at_once(tmp_path):
     path = tmp_path / "out.jsonl"
     record = {"text": "zwei\nZeilen ≤ \x9b31m \x7f \u202e \u2028 \x1b]0;x\x07"}
-    with open_output(str(path)) as out:
+    with path.open("wb") as out:
         write_record(out, record)
         written = path.read_text(encoding="utf-8")
     assert json.loads(written) == record

@@ -11,6 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from wmcore import whole_file
 from wmcore.errors import WatermarkError
 from wmcore.paper import cost, estimates, grids
 from wmcore.paper.attacks import attack_of
@@ -20,7 +21,7 @@ from wmcore.paper.report import write_rows
 from wmcore.paper.run import Outcome, Runner, available, begin, ended_early
 from wmcore.paper.sizes import SIZES, Size
 from wmcore.paper.study import Study, chats
-from wmcore.paper.texts import TextSet, replace_file, texts_under
+from wmcore.paper.texts import TextSet, texts_under
 
 ALL, LIST = "all", "list"
 
@@ -159,7 +160,7 @@ def finish(one: Plan, study: Study, options: Options, outcome: Outcome) -> Path 
     stem.parent.mkdir(parents=True, exist_ok=True)
     if one.experiment.alone is not None and not _is_measured(stem, study, options.size):
         found = _alone(one.experiment.alone, study, options)
-        replace_file(stem.with_suffix(".json"), (json.dumps(found, indent=1) + "\n").encode())
+        whole_file.write(stem.with_suffix(".json"), (json.dumps(found, indent=1) + "\n").encode())
     done = [point for point in one.points if point.texts not in outcome.unavailable]
     rows = [row for point in done for row in rows_of(study, point)]
     if rows:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from wmcore import whole_file
 from wmcore.paper import agreement, cost, distortion, grids, report
 from wmcore.paper.attacks import ATTACKS
 from wmcore.paper.methods import METHODS
@@ -18,7 +19,7 @@ from wmcore.paper.report import Figure, Row, Summary
 from wmcore.paper.sizes import Size
 from wmcore.paper.study import Study
 from wmcore.paper.testing import TESTS
-from wmcore.paper.texts import TextSet, replace_file
+from wmcore.paper.texts import TextSet
 
 LEVELS = (1e-2, 1e-3, 1e-4)
 """False-positive rates of the calibration."""
@@ -43,11 +44,13 @@ class Findings:
     def write(self, text: str) -> None:
         """The tables, and after them what could not be run."""
         told = "".join(f"\nNot run: {line}\n" for line in self.missing)
-        replace_file(self.stem.with_suffix(".md"), (text + told).encode())
+        whole_file.write(self.stem.with_suffix(".md"), (text + told).encode())
 
     def keep(self, found: Any) -> None:
         """Anything as JSON."""
-        replace_file(self.stem.with_suffix(".json"), (json.dumps(found, indent=1) + "\n").encode())
+        whole_file.write(
+            self.stem.with_suffix(".json"), (json.dumps(found, indent=1) + "\n").encode()
+        )
 
     def plot(self, summaries: Sequence[Summary], figure: Figure) -> None:
         """The plot, if there is anything to show."""

@@ -6,7 +6,6 @@ written whole or not at all, and never changed: a run that is killed loses only 
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from wmcore import whole_file
 from wmcore.errors import WatermarkError, reason
 from wmcore.key import Key
 from wmcore.paper import prompts
@@ -156,14 +156,14 @@ def save_part(study: Study, texts: TextSet, part: int, made: Iterable[Text]) -> 
     path = part_path(study, texts, part)
     path.parent.mkdir(parents=True, exist_ok=True)
     about = json.dumps(description(study, texts), indent=1) + "\n"
-    replace_file(path.parent / "about.json", about.encode())
+    whole_file.write(path.parent / "about.json", about.encode())
     columns: dict[str, list[Any]] = {name: [] for name in Text.__dataclass_fields__}
     for text in made:
         for name, values in columns.items():
             values.append(getattr(text, name))
     sink = pyarrow.BufferOutputStream()
     parquet.write_table(pyarrow.table(columns, schema=_schema()), sink, write_page_checksum=True)
-    replace_file(path, sink.getvalue().to_pybytes())
+    whole_file.write(path, sink.getvalue().to_pybytes())
 
 
 def _schema() -> Any:
@@ -178,19 +178,6 @@ def _schema() -> Any:
         pyarrow.list_(pyarrow.float32()),
     ]
     return pyarrow.schema(list(zip(Text.__dataclass_fields__, kinds, strict=True)))
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with scratch.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 @lru_cache(maxsize=32)

@@ -153,9 +153,8 @@ class _Cache(FunctionCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         found = None
-        with contextlib.suppress(
-            Exception
-        ):  # what Numba and LLVM say of code that they cannot take
+        # Numba and LLVM raise all kinds of errors at code that they cannot take.
+        with contextlib.suppress(Exception):
             found = super().load_overload(sig, target_context)
         if found is None:
             _say_once(COMPILING)

@@ -96,6 +96,9 @@ TestBlock = Annotated[
 ]
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of a table.")]
+
+
 TestScore = Annotated[
     str | None,
     typer.Option(
@@ -145,16 +148,11 @@ def write_record(stream: BinaryIO, record: dict[str, Any]) -> None:
         stream.flush()
 
 
-@contextmanager
-def open_output(path: str) -> Iterator[BinaryIO]:
-    """A file, or standard output for ``-``, as bytes."""
-    if path != "-":
-        with open(path, "wb") as stream:
-            yield stream
-    elif sys.stdout is None:
+def standard_output() -> BinaryIO:
+    """Standard output, for bytes; WatermarkError if it is closed."""
+    if sys.stdout is None:
         raise WatermarkError("standard output is closed: leave it open, or name a file")
-    else:
-        yield sys.stdout.buffer
+    return sys.stdout.buffer
 
 
 def table_console(width: int) -> "Console":

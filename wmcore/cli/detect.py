@@ -11,6 +11,7 @@ import typer
 
 from wmcore.cli.console import (
     MOST,
+    AsJson,
     TestBlock,
     TestGap,
     TestScheme,
@@ -20,9 +21,9 @@ from wmcore.cli.console import (
     example,
     named,
     note,
-    open_output,
     say,
     show_table,
+    standard_output,
     table_console,
     write_record,
 )
@@ -72,9 +73,7 @@ def detect(
             "or path. Finds more at low temperatures.",
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a line instead of a table.")
-    ] = False,
+    as_json: AsJson = False,
     resamples: Annotated[
         int | None,
         typer.Option(
@@ -222,7 +221,8 @@ def detect(
     tested = failed = 0
     rows: list[dict[str, Any]] = []
     try:
-        with Pace() as pace, open_output("-") as out:
+        with Pace() as pace:
+            out = standard_output()
             if verdict_only:
                 results = judge_all(detector, documents, text_level)
             else:

@@ -10,6 +10,7 @@ import typer
 
 from wmcore.cli.console import (
     MOST,
+    AsJson,
     MaxBytes,
     Seed,
     TextField,
@@ -18,8 +19,8 @@ from wmcore.cli.console import (
     example,
     named,
     note,
-    open_output,
     show_table,
+    standard_output,
     table_console,
     write_record,
 )
@@ -66,9 +67,7 @@ def identify(
         ),
     ] = None,
     tokenizer: TokenizerName = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a line instead of a table.")
-    ] = False,
+    as_json: AsJson = False,
     level: Annotated[
         float, typer.Option(min=0, max=1, help="The p up to which a key is found.")
     ] = 0.001,
@@ -107,7 +106,8 @@ def identify(
     rows: list[dict[str, Any]] = []
     options = {"resamples": resamples, "seed": seed, "tokenizer": coder}
     try:
-        with progress_bar() as bar, open_output("-") as out:
+        with progress_bar() as bar:
+            out = standard_output()
             for row in bar.track(
                 _identified(given, marks, level, options), description="documents"
             ):

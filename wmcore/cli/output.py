@@ -10,7 +10,7 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
-from wmcore.cli.console import open_output, write_record
+from wmcore.cli.console import standard_output, write_record
 from wmcore.errors import WatermarkError
 
 Force = Annotated[bool, typer.Option("--force", help="Replace FILE if it is there.")]
@@ -51,8 +51,7 @@ def open_lines(path: str, replace: bool) -> Iterator[Callable[[dict[str, Any]], 
     A file that is there is emptied by the first line. Without any line nothing has changed.
     """
     if path == "-":
-        with open_output(path) as out:
-            yield partial(write_record, out)
+        yield partial(write_record, standard_output())
         return
     check_output(path, replace)
     new = not os.path.exists(path)

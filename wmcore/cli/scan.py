@@ -18,9 +18,9 @@ from wmcore.cli.console import (
     WatermarkFile,
     example,
     note,
-    open_output,
     output_option,
     say,
+    standard_output,
     write_record,
 )
 from wmcore.errors import WatermarkError
@@ -326,5 +326,4 @@ def _need(*packages: str) -> None:
 
 
 def _line(record: dict[str, Any]) -> None:
-    with open_output("-") as out:
-        write_record(out, record)
+    write_record(standard_output(), record)

@@ -141,7 +141,7 @@ class Llama(llama_cpp.Llama):
         self,
         model_path: str,
         *,
-        watermark: Watermark | str | os.PathLike,
+        watermark: Watermark | str | os.PathLike[str],
         required: bool = False,
         **options: Any,
     ) -> None:

@@ -26,6 +26,7 @@ from wmcore.scan.sources import Source
 from wmcore.scan.stdin import STDIN
 from wmcore.scan.store import schema
 from wmcore.scan.worker import Scanner
+from wmcore.types import BackendName
 from wmcore.watermark import Watermark
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def scan(
     num_cpus: float = 1.0,
     num_gpus: float = 0.0,
     batch_size: int = 4096,
-    backend: str = "auto",
+    backend: BackendName = "auto",
     prefix: str = "wm_",
     **options: Any,
 ) -> "Dataset":

@@ -10,7 +10,7 @@ Shared arguments of the methods:
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class ItsNumbers(NamedTuple):
 class Backend:
     """The contract. A new backend overrides what says NotImplementedError, and what it can do better."""
 
-    name = ""
+    name: Literal["cpu", "cuda"]
 
     def why_not(self) -> str | None:
         """Why it cannot run here, with the remedy; None where it can."""

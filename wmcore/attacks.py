@@ -12,7 +12,6 @@ All return a new array, int64. They raise `WatermarkError` for a rate or size ou
 [5, 2, 0, 5]
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,9 @@ from numpy.typing import NDArray
 
 from wmcore.checks import real_number, token_ids, whole_number
 from wmcore.errors import WatermarkError, reason
+from wmcore.types import TokenIds
 
 Tokens = NDArray[np.int64]
-TokenIds = Sequence[int] | NDArray[Any]
 
 
 def substitute(tokens: TokenIds, rate: float, *, vocab_size: int, seed: Any) -> Tokens:

@@ -21,6 +21,7 @@ from wmcore.errors import WatermarkError, shown
 from wmcore.kernels.problem import COSTS, Problem, Resamples
 from wmcore.significance import seed_key
 from wmcore.statistic import Statistic
+from wmcore.types import Array, BackendName, TokenIds
 from wmcore.watermark import Watermark, checked_watermark
 
 _EXCERPTS = 50
@@ -52,11 +53,11 @@ class Calibration:
         lengths: Sequence[int],
         resamples: int = 2000,
         *,
-        tokens: Sequence[Any] | None = None,
+        tokens: Sequence[TokenIds] | Array | None = None,
         statistic: Statistic | None = None,
         seed: int | None = None,
         threads: int | None = None,
-        backend: str = "auto",
+        backend: BackendName = "auto",
     ) -> "Calibration":
         """Sample the null statistics of a watermark's scheme; the key itself is not used.
 
@@ -167,12 +168,12 @@ class Calibration:
             "use a calibration fitted for this watermark"
         )
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write an .npz file (arrays and a JSON string; no pickle, no secret); WatermarkError if it is too large."""
         calibration_file.write(path, self.test, self.lengths, self.statistics)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Calibration":
+    def load(cls, path: str | os.PathLike[str]) -> "Calibration":
         """Read what `save` wrote; raises WatermarkError for anything else."""
         return cls(*calibration_file.read(path))
 
@@ -191,7 +192,7 @@ def _test(statistic: Statistic, problem: Problem) -> dict[str, Any]:
     }
 
 
-def _corpus(tokens: Sequence[Any]) -> list[np.ndarray]:
+def _corpus(tokens: Sequence[TokenIds] | Array) -> list[np.ndarray]:
     """Token ids of each text; WatermarkError for the first that is none."""
     arrays = []
     for place, text in enumerate(text_list("tokens", tokens)):

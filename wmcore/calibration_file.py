@@ -40,7 +40,7 @@ def check_size(lengths: int, resamples: int) -> None:
 
 
 def write(
-    path: str | os.PathLike, test: dict[str, Any], lengths: np.ndarray, statistics: np.ndarray
+    path: str | os.PathLike[str], test: dict[str, Any], lengths: np.ndarray, statistics: np.ndarray
 ) -> None:
     """Write the fields of a `Calibration`: arrays and a JSON string, no pickle; whole or not at all."""
     check_size(*statistics.shape)
@@ -50,7 +50,7 @@ def write(
     whole_file.write(path, packed.getvalue())
 
 
-def read(path: str | os.PathLike) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """What `write` wrote, as (test, lengths int64, statistics float64); WatermarkError for anything else."""
     try:
         if os.path.getsize(path) > sum(_LIMITS.values()):
@@ -118,7 +118,7 @@ def _check(lengths: np.ndarray, statistics: np.ndarray) -> None:
         raise ValueError
 
 
-def _test_of(path: str | os.PathLike, header: Any) -> dict[str, Any]:
+def _test_of(path: str | os.PathLike[str], header: Any) -> dict[str, Any]:
     """The test that a header names; ValueError for one that `write` would not write."""
     version = header["version"]
     if type(version) is not int:

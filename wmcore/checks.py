@@ -77,9 +77,9 @@ def thread_count(threads: int | None) -> int:
     return available() if threads is None else whole_number("threads", threads, 1)
 
 
-def text_list(name: str, texts: Any) -> Any:
-    """A list of texts, or an array whose rows are texts; TypeError for what has another shape: one text, a dict such
-    as a tokenizer's output, something without order, a path."""
+def text_list(name: str, texts: Any) -> list[Any]:
+    """The texts as a list, of an array its rows; TypeError for what has another shape: one text, a dict such as a
+    tokenizer's output, something without order, a path."""
     if isinstance(texts, (str, bytes)):
         raise TypeError(f"{name} is one string: give a list of texts, as in [text]")
     if isinstance(texts, Mapping):

@@ -2,9 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from wmcore.learned_scores import chosen_scores
 from wmcore.plan import STOP_AFTER, Columns, Plan, Subject, look_up, run
 from wmcore.scores import Scores
 from wmcore.significance import seed_key
+from wmcore.types import BackendName, SchemeName, ScoreName, Texts
 from wmcore.watermark import Watermark, checked_watermark
 from wmcore.windows import best_window, corrected, fitting_window, plan_of_windows, starts
 
@@ -73,12 +73,12 @@ class Detector:
         self,
         watermark: Watermark,
         *,
-        scheme: str | None = None,
+        scheme: SchemeName | None = None,
         gap: float | None = None,
         block_length: int | None = None,
-        score: Scores | str | os.PathLike | None = None,
+        score: Scores | ScoreName | str | os.PathLike[str] | None = None,
         proxy: Any = None,
-        backend: str = "auto",
+        backend: BackendName = "auto",
         threads: int | None = None,
         tokenizer: Any = None,
     ) -> None:
@@ -97,7 +97,7 @@ class Detector:
         self.tokenizer = _tokenizer(tokenizer, watermark)
 
     @property
-    def backend(self) -> str:
+    def backend(self) -> Literal["cpu", "cuda"]:
         """The backend that runs."""
         return self.engine.backend.name
 
@@ -117,7 +117,7 @@ class Detector:
 
     def detect(
         self,
-        texts: Sequence[Any],
+        texts: Texts,
         *,
         plan: Plan | None = None,
         resamples: int | None = None,
@@ -199,7 +199,7 @@ class Detector:
                 results[place] = self._detection(columns, i, array if alignment else None)
         return [result for result in results if result is not None]
 
-    def read(self, texts: Sequence[Any]) -> Readable:
+    def read(self, texts: Texts) -> Readable:
         """Token ids of the texts that can be tested, and what is wrong with the others."""
         batch = Readable([], [], {}, {})
         for place, text in enumerate(text_list("texts", texts)):

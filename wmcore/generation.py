@@ -17,6 +17,7 @@ from wmcore.checks import real_number, text_list, token_ids, whole_number
 from wmcore.errors import WatermarkError
 from wmcore.kernels.constants import DOMAIN_SHIFT
 from wmcore.progress import progress_bar
+from wmcore.types import Array, Texts, TokenIds
 from wmcore.watermark import Watermark, checked_watermark
 
 MAX_ROWS = 1 << 32
@@ -27,7 +28,7 @@ MAX_ROWS = 1 << 32
 class Generation:
     """A prompt and its continuation."""
 
-    prompt: str | Sequence[int]
+    prompt: str | TokenIds
     """As it was given."""
     text: str | None
     """The new tokens decoded without special tokens; None when no tokenizer was given."""
@@ -41,7 +42,7 @@ class Generation:
 
 def generate(
     model: Any,
-    prompts: Sequence[str | Sequence[int]],
+    prompts: Texts,
     watermark: Watermark | None,
     *,
     max_new_tokens: int,
@@ -49,7 +50,7 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     batch_size: int = 16,
-    shifts: int | Sequence[int] | None = None,
+    shifts: int | Sequence[int] | Array | None = None,
     seed: int | None = None,
     eos: bool = True,
     progress: bool = True,
@@ -66,7 +67,7 @@ def generate(
     model
         A causal language model of transformers, on any device, in eval mode; also in a wrapper, as PEFT's.
     prompts
-        Strings (then a tokenizer is needed) or sequences of token ids. An empty string starts from
+        Strings (then a tokenizer is needed) or token ids, in lists or arrays. An empty string starts from
         the tokenizer's beginning-of-text token. One that the model cannot read gives a Generation
         with an error, and the others are continued.
     watermark
@@ -117,11 +118,11 @@ def generate(
     max_new_tokens = whole_number("max_new_tokens", max_new_tokens, 1, MAX_ROWS)
     batch_size = whole_number("batch_size", batch_size, 1)
     seed = None if seed is None else whole_number("seed", seed)
-    prompts = text_list("prompts", prompts)
+    asked = text_list("prompts", prompts)
     if watermark is not None:
         checked_watermark("watermark", watermark)
     inner = stepping.language_model(model)
-    starts = _starts(watermark, len(prompts), max_new_tokens, shifts, seed)
+    starts = _starts(watermark, len(asked), max_new_tokens, shifts, seed)
     draw = sampling.ordinary(seed) if watermark is None else sampling.watermarked(watermark)
     loop = _Loop(
         model=model,
@@ -138,11 +139,11 @@ def generate(
             text = tokenizer.decode(tokens, skip_special_tokens=True)
         if error is None and watermark is not None:
             shift = int(starts[i])
-        made[i] = Generation(prompts[i], text, tokens, shift, error)
+        made[i] = Generation(asked[i], text, tokens, shift, error)
         if on_done is not None:
             on_done(i, made[i])
 
-    ids, errors = _encode(inner, prompts, tokenizer, max_new_tokens)
+    ids, errors = _encode(inner, asked, tokenizer, max_new_tokens)
     for i, error in errors.items():
         done(i, [], error)
     places = list(ids)
@@ -156,7 +157,7 @@ def generate(
             loop.run({i: ids[i] for i in batch}, starts[batch], done, bar, task)
             finished += len(batch)
             bar.update(task, completed=finished * max_new_tokens)
-    return [made[i] for i in range(len(prompts))]
+    return [made[i] for i in range(len(asked))]
 
 
 READ_EVERY = 16
@@ -283,7 +284,7 @@ def _picker(
 
 
 def _encode(
-    model: Any, prompts: Sequence[str | Sequence[int]], tokenizer: Any, max_new_tokens: int
+    model: Any, prompts: Sequence[str | TokenIds], tokenizer: Any, max_new_tokens: int
 ) -> tuple[dict[int, list[int]], dict[int, str]]:
     """By place: the token ids of the prompts that the model can continue, and what is wrong with the others."""
     known = model.get_input_embeddings().weight.shape[0]
@@ -334,7 +335,7 @@ def _starts(
     watermark: Watermark | None,
     count: int,
     max_new_tokens: int,
-    shifts: int | Sequence[int] | None,
+    shifts: int | Sequence[int] | Array | None,
     seed: int | None,
 ) -> NDArray[np.int64]:
     """The first row of each text."""

@@ -17,6 +17,7 @@ from wmcore.errors import WatermarkError
 from wmcore.kernels.constants import NOTHING
 from wmcore.plan import STOP_AFTER, Plan, Subject, bound_value, log_evalues, log_proven
 from wmcore.significance import permutation_test
+from wmcore.types import BackendName, Texts
 from wmcore.watermark import Watermark, checked_watermark
 
 RESAMPLES = 99_999
@@ -49,13 +50,13 @@ class Identification:
 
 
 def identify(
-    texts: Sequence[Any],
+    texts: Texts,
     watermarks: Sequence[Watermark],
     *,
     resamples: int | None = None,
     stop_after: int | None = STOP_AFTER,
     seed: int | None = None,
-    backend: str = "auto",
+    backend: BackendName = "auto",
     threads: int | None = None,
     tokenizer: Any = None,
 ) -> list[Identification]:

@@ -107,12 +107,12 @@ class LearnedScores(Scores):
             self.extra: getattr(self, self.extra),
         }
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write a JSON file (no secret; a proxy is not in it), whole or not at all."""
         whole_file.write(path, scores_file.to_text(self.to_dict()).encode())
 
     @staticmethod
-    def load(path: str | os.PathLike) -> "LearnedScores":
+    def load(path: str | os.PathLike[str]) -> "LearnedScores":
         """Read what `save` wrote; WatermarkError for anything else."""
         fields = scores_file.read(path)
         try:

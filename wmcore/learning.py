@@ -13,6 +13,7 @@ from wmcore.learned_scores import LearnedScores, Origin, ProxyScores, TokenScore
 from wmcore.progress import progress_bar
 from wmcore.proxy import as_proxy, log_probabilities, read_with
 from wmcore.stepping import language_model
+from wmcore.types import Texts
 
 KINDS = ("proxy", "tokens")
 BINS = 10
@@ -125,7 +126,7 @@ def fit_scores(
 def learn_scores(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[Any],
+    prompts: Texts,
     *,
     temperature: float = 1.0,
     top_p: float | None = None,

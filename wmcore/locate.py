@@ -31,6 +31,7 @@ from wmcore.kernels.problem import Resamples, ScoredTexts
 from wmcore.plan import MOST, Plan, bound_value
 from wmcore.schemes import LOCAL, named
 from wmcore.segments import log_segment_bound
+from wmcore.types import TokenIds
 
 DROP = 8.0
 """Nats that a passage may lose between two parts of it. 80 tokens without the watermark lose about so much."""
@@ -95,7 +96,7 @@ def local_detector(detector: Detector) -> Detector:
 
 def locate(
     detector: Detector,
-    text: Any,
+    text: str | TokenIds,
     *,
     level: float = LEVEL,
     resamples: int = RESAMPLES,

@@ -1,7 +1,6 @@
 """p at every prefix length of a text, from one pass: how many tokens until the watermark shows?"""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from wmcore.detect import Detector, checked_detector
 from wmcore.errors import WatermarkError
 from wmcore.kernels.problem import Resamples
 from wmcore.plan import MOST
+from wmcore.types import TokenIds
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class PrefixCurve:
 
 
 def prefix_curve(
-    detector: Detector, text: Any, *, resamples: int = 999, seed: int | None = None
+    detector: Detector, text: str | TokenIds, *, resamples: int = 999, seed: int | None = None
 ) -> PrefixCurve:
     """Test every prefix of a text, aligned whole, as `detector.detect` with the same seed would one by one.
 

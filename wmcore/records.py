@@ -48,9 +48,12 @@ class Document:
     error: str | None = None
 
     @property
-    def content(self) -> "str | np.ndarray | None":
-        """The text or the token ids; None with an error."""
-        return self.tokens if self.text is None else self.text
+    def content(self) -> "str | np.ndarray":
+        """The text or the token ids; WatermarkError where there is an error instead."""
+        found = self.tokens if self.text is None else self.text
+        if found is None:
+            raise WatermarkError(f"{self.id}: {self.error}")
+        return found
 
     @property
     def size(self) -> int:

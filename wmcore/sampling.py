@@ -33,6 +33,7 @@ from wmcore.kernels import load, resolve
 from wmcore.kernels.backend import Backend, ExpNumbers, ItsNumbers, Sampler
 from wmcore.kernels.constants import DOMAIN_FRESH
 from wmcore.key import UniformTable
+from wmcore.types import BackendName
 
 if TYPE_CHECKING:
     from wmcore.watermark import Watermark
@@ -54,7 +55,7 @@ class ArrayDraw(Protocol):
     ) -> NDArray[np.int64]: ...
 
 
-def watermarked(watermark: "Watermark", backend: str = "auto") -> Draw:
+def watermarked(watermark: "Watermark", backend: BackendName = "auto") -> Draw:
     """The draw from a watermark's key: row j gives the token that xi_j and the logits determine.
 
     exp is exponential minimum sampling, its is inverse transform sampling: the two decoders of
@@ -85,7 +86,7 @@ def on_arrays(watermark: "Watermark") -> ArrayDraw:
     return partial(_drawn, backend.sampler(numbers, None), numbers)
 
 
-def ordinary(seed: int | None, backend: str = "auto") -> Draw:
+def ordinary(seed: int | None, backend: BackendName = "auto") -> Draw:
     """The draw without a watermark: a secret that is used once, and rows that never repeat.
 
     seed: None for fresh entropy; else the same seed gives the same draws.

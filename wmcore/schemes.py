@@ -12,6 +12,7 @@ import numpy as np
 
 from wmcore.errors import WatermarkError, shown
 from wmcore.kernels import problem as kernel
+from wmcore.types import SchemeName
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ class Scheme:
     default score, None where the alignment takes the token cost itself.
     """
 
-    name: str
+    name: SchemeName
     sampler: str
     cost: TokenCost
     alignment: Alignment
@@ -125,7 +126,7 @@ EDIT = Alignment("edit", kernel.EDIT, gaps=True)
 FREE = Alignment("free", kernel.FREE, gaps=True, scored=True)
 LOCAL = Alignment("local", kernel.LOCAL, gaps=True, scored=True)
 
-SCHEMES = {
+SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
         Scheme("exp", "exp", EXP_COST, PLAIN, 0.0, 0.0),
@@ -142,7 +143,7 @@ SCHEMES = {
 ends in the key, or locally; by name."""
 
 
-DEFAULT_SCHEME = "exp-free"
+DEFAULT_SCHEME: SchemeName = "exp-free"
 """What a new watermark is made for unless something else is asked for."""
 
 

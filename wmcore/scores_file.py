@@ -34,7 +34,7 @@ def to_text(fields: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def read(path: str | os.PathLike) -> dict[str, Any]:
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The fields in a file, token_bins as uint8 [vocab_size]; WatermarkError if it is none, or of another version."""
     try:
         with open(path, "rb") as file:
@@ -66,14 +66,14 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     return fields
 
 
-def damaged(path: str | os.PathLike, why: str) -> WatermarkError:
+def damaged(path: str | os.PathLike[str], why: str) -> WatermarkError:
     """The error for a file that cannot be used."""
     return WatermarkError(
         f"scores file {Path(path)} is damaged or not of learnt scores ({why}): make it again with 'wmcore learn-scores'"
     )
 
 
-def _unpacked(path: str | os.PathLike, vocab_size: Any, packed: Any) -> np.ndarray:
+def _unpacked(path: str | os.PathLike[str], vocab_size: Any, packed: Any) -> np.ndarray:
     """The bins of `vocab_size` tokens; no more is unpacked, whatever there is."""
     if type(vocab_size) is not int or not 1 <= vocab_size <= _MOST_TOKENS:
         raise damaged(path, f"vocab_size is {shown(vocab_size)}")

@@ -6,9 +6,8 @@ none about texts of few different tokens.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from wmcore.checks import real_number, whole_number
 from wmcore.detect import Detector, checked_detector
 from wmcore.detection import LEVEL
 from wmcore.plan import RESAMPLES, Plan
+from wmcore.types import Texts
 from wmcore.windows import plan_of_windows
 
 LEAST_DISTINCT = 25
@@ -39,7 +39,7 @@ class Verdict:
 
 def verdicts(
     detector: Detector,
-    texts: Sequence[Any],
+    texts: Texts,
     *,
     level: float = LEVEL,
     least_distinct: int = LEAST_DISTINCT,

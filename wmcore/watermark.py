@@ -12,6 +12,7 @@ from wmcore.key import Key, PublishedKey
 from wmcore.schemes import DEFAULT_SCHEME, FREE, SCHEMES, named, scheme_of
 from wmcore.scores import Scores, named_scores
 from wmcore.statistic import WHOLE_TEXT, Statistic
+from wmcore.types import SchemeName
 
 _LARGEST_KEY_LENGTH = 1 << 20
 
@@ -45,7 +46,7 @@ class Watermark:
     Whole numbers of any kind are taken and stored as int, gaps as float.
     """
 
-    scheme: str
+    scheme: SchemeName
     vocab_size: int
     key_length: int
     block_length: int | None
@@ -78,7 +79,7 @@ class Watermark:
     @classmethod
     def create(
         cls,
-        scheme: str = DEFAULT_SCHEME,
+        scheme: SchemeName = DEFAULT_SCHEME,
         *,
         vocab_size: int,
         key_length: int = 256,
@@ -103,7 +104,7 @@ class Watermark:
     @classmethod
     def published(
         cls,
-        scheme: str,
+        scheme: SchemeName,
         *,
         seed: int,
         generator: str,
@@ -130,7 +131,7 @@ class Watermark:
 
     def tested_as(
         self,
-        scheme: str | None = None,
+        scheme: SchemeName | None = None,
         gap: float | None = None,
         block_length: int | None = None,
         scores: Scores | str | None = None,
@@ -197,7 +198,7 @@ class Watermark:
         )
 
     def save(
-        self, path: str | os.PathLike, *, key_from_env: str | None = None, replace: bool = True
+        self, path: str | os.PathLike[str], *, key_from_env: str | None = None, replace: bool = True
     ) -> None:
         """Write the watermark to a JSON file that only its owner can read (mode 0600), whole or not at all.
 
@@ -235,7 +236,7 @@ class Watermark:
         )
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Watermark":
+    def load(cls, path: str | os.PathLike[str]) -> "Watermark":
         """Read a watermark file.
 
         Warns if the file holds a secret that other users can read. Raises WatermarkError if it cannot be read, is

@@ -17,13 +17,13 @@ VERSION = 1
 _LARGEST_FILE = 1 << 20
 
 
-def write(path: str | os.PathLike, fields: dict[str, Any], replace: bool = True) -> None:
+def write(path: str | os.PathLike[str], fields: dict[str, Any], replace: bool = True) -> None:
     """Write the fields of a watermark, key included as `Key.to_dict` gives it; whole or not at all."""
     document = {"format": FORMAT, "version": VERSION, **fields}
     private_file.write(Path(path), json.dumps(document, indent=2) + "\n", replace)
 
 
-def read(path: str | os.PathLike) -> dict[str, Any]:
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The arguments of `Watermark` in a file.
 
     Warns if the file holds a secret that other users can read, unless it says that its key is public. Raises

@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 
 
-def write(path: str | os.PathLike, content: bytes, *, private: bool = False) -> None:
+def write(path: str | os.PathLike[str], content: bytes, *, private: bool = False) -> None:
     """Write a file beside its place, then move it there, with the permissions of the one that it replaces, or
     if it is `private` its owner's alone.
 

@@ -82,11 +82,12 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
 
 def _mark(study: Study, point: Point, secret: bytes) -> Watermark:
     trial = trial_of(study, point)
+    scheme = SCHEMES[point.test]
     return Watermark.create(
-        point.test,
+        scheme.name,
         vocab_size=trial.vocab_size,
         key_length=trial.key_length,
-        gap=SCHEMES[point.test].published_gap,
+        gap=scheme.published_gap,
         key=Key(secret),
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,8 +30,8 @@ class Keyed:
         return torch.cat(drawn)
 
 
-def keyed(sampler: str) -> Callable[[Batch], Writer]:
-    """The writer of a sampler of wmcore: "exp" or "its"."""
+def keyed(sampler: Literal["exp", "its"]) -> Callable[[Batch], Writer]:
+    """The writer of a sampler of wmcore."""
 
     def begin(batch: Batch) -> Writer:
         writer = Keyed(batch)

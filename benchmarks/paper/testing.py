@@ -11,10 +11,11 @@ from wmcore.paper.kirchenbauer import kgw_p_values
 from wmcore.paper.methods import GREEN
 from wmcore.paper.synthid import synthid_p_values
 from wmcore.schemes import SCHEMES
+from wmcore.types import SchemeName
 from wmcore.watermark import Watermark
 
 
-def ours(scheme: str, title: str, **options: object) -> Test:
+def ours(scheme: SchemeName, title: str, **options: object) -> Test:
     """A scheme of wmcore; options: of `Detector`, unless the trial has others."""
 
     def p_values(texts: Sequence[np.ndarray], secrets: Sequence[bytes], trial: Trial) -> np.ndarray:

@@ -20,6 +20,7 @@ from wmcore.cli.console import (
     example,
     note,
     output_option,
+    scheme_name,
 )
 from wmcore.cli.detect import batches
 from wmcore.cli.output import Force, check_output
@@ -91,7 +92,7 @@ def calibrate(
     mark = Watermark.load(watermark)
     detector = Detector(
         mark,
-        scheme=scheme,
+        scheme=scheme_name(scheme),
         gap=gap,
         block_length=block_length,
         score=score,

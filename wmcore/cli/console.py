@@ -14,8 +14,9 @@ import typer
 
 from wmcore.errors import WatermarkError
 from wmcore.records import printable
-from wmcore.schemes import SCHEMES
+from wmcore.schemes import SCHEMES, scheme_of
 from wmcore.scores import SCORES
+from wmcore.types import SchemeName
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -108,6 +109,11 @@ TestScore = Annotated[
         "Default: the scheme's.",
     ),
 ]
+
+
+def scheme_name(given: str | None) -> SchemeName | None:
+    """What --scheme names, if it is given; WatermarkError for no scheme's name."""
+    return None if given is None else scheme_of(given).name
 
 
 def output_option(help: str, metavar: str = "FILE") -> Any:

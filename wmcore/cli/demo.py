@@ -87,15 +87,16 @@ def run(
     trials: list[Trial] = []
     vocab_size = model.config.get_text_config().vocab_size
     written: dict[str, tuple[Watermark, list[Generation]]] = {}
-    for scheme in schemes:
-        sampler = scheme_of(scheme).sampler
+    for scheme in map(scheme_of, schemes):
+        sampler = scheme.sampler
         if sampler not in written:  # schemes of one sampler test the same texts
-            watermark = Watermark.create(scheme, vocab_size=vocab_size, tokenizer=model_name)
+            watermark = Watermark.create(scheme.name, vocab_size=vocab_size, tokenizer=model_name)
             stage(f"writing {len(prompts)} texts with {sampler} sampling")
             written[sampler] = watermark, generate(model, prompts, watermark, **options)
         watermark, marked = written[sampler]
-        stage(f"testing them with {scheme}, {RESAMPLES} resamples each")
-        trials += detect_versions(Detector(watermark, scheme=scheme), shown, plain, marked, seed)
+        stage(f"testing them with {scheme.name}, {RESAMPLES} resamples each")
+        detector = Detector(watermark, scheme=scheme.name)
+        trials += detect_versions(detector, shown, plain, marked, seed)
     page.write(to_html(trials, tokenizer, model_name))
     print_table(trials)
     return trials

@@ -22,6 +22,7 @@ from wmcore.cli.console import (
     named,
     note,
     say,
+    scheme_name,
     show_table,
     standard_output,
     table_console,
@@ -188,7 +189,7 @@ def detect(
     reading = Reading(text_field or "text", tokens_field=tokens_field, max_bytes=max_bytes)
     detector = Detector(
         mark,
-        scheme=scheme,
+        scheme=scheme_name(scheme),
         gap=gap,
         block_length=block_length,
         score=score,
@@ -300,7 +301,8 @@ def detect_all(
             if report.find is not None:
                 spans = _spans(row, document, report.find)
             if report.page is not None:
-                report.page.add(document.id, document.content, result, spans)
+                text = None if result.error is not None else document.content
+                report.page.add(document.id, text, result, spans)
             yield row
 
 

@@ -32,7 +32,7 @@ from wmcore.cli import (
 from wmcore.cli.console import NAMES, example, named, note, output_option
 from wmcore.cli.output import check_output, reserved
 from wmcore.errors import WatermarkError
-from wmcore.schemes import DEFAULT_SCHEME
+from wmcore.schemes import DEFAULT_SCHEME, scheme_of
 
 if TYPE_CHECKING:
     from wmcore.key import Key
@@ -116,7 +116,7 @@ def keygen(
             "give one of --model and --vocab-size (and --tokenizer with it, if detect is to read texts)"
         )
     watermark = Watermark.create(
-        scheme,
+        scheme_of(scheme).name,
         vocab_size=vocab_size,
         key_length=key_length,
         block_length=block_length,

@@ -27,6 +27,7 @@ from wmcore.errors import WatermarkError
 from wmcore.progress import duration, progress_bar
 from wmcore.records import printable
 from wmcore.scan.settings import ScanSettings
+from wmcore.types import BackendName
 
 if TYPE_CHECKING:
     from wmcore.scan import Progress
@@ -118,7 +119,7 @@ def scan(
     threads: Annotated[
         int | None, typer.Option(min=1, max=4096, help="Default: the cores there are.")
     ] = None,
-    backend: Annotated[str, typer.Option(help="What tests: auto or a named one.")] = "auto",
+    backend: Annotated[BackendName, typer.Option(help="What tests.")] = "auto",
     engine: Annotated[str, typer.Option(help="local, or ray for more than one machine.")] = "local",
     address: Annotated[
         str | None,

@@ -22,6 +22,7 @@ from wmcore.scan.worker import Scanner
 from wmcore.schemes import LOCAL, SCHEMES
 from wmcore.scores import Scores
 from wmcore.significance import derived_seed
+from wmcore.types import BackendName
 from wmcore.watermark import Watermark
 
 NOTABLE = 1e-3
@@ -94,7 +95,7 @@ class Job:
     sources: list[Source]
     store: Store | None
     tokenizer: Any
-    backend: str
+    backend: BackendName
     threads: int | None
     done: dict[int, set[int]] = field(default_factory=dict)
     whole: set[int] = field(default_factory=set)
@@ -106,11 +107,11 @@ class Job:
         cls,
         inputs: Sequence[str],
         watermark: Watermark,
-        output: str | os.PathLike | None,
+        output: str | os.PathLike[str] | None,
         settings: ScanSettings,
         *,
         tokenizer: Any = None,
-        backend: str = "auto",
+        backend: BackendName = "auto",
         threads: int | None = None,
     ) -> "Job":
         """Look at the inputs, lock the output and compare it with what it was begun with."""

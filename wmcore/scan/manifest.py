@@ -68,7 +68,7 @@ def to_bytes(manifest: dict[str, Any]) -> bytes:
     return (json.dumps(manifest, indent=2) + "\n").encode()
 
 
-def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
+def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The manifest of an output folder; WatermarkError if there is none, or of another version or shape."""
     file = Path(path) / MANIFEST
     try:

@@ -66,7 +66,7 @@ class Hit:
     after: str
 
 
-def render(folder: str | os.PathLike, *, hits: int = 200) -> str:
+def render(folder: str | os.PathLike[str], *, hits: int = 200) -> str:
     """The page of a finished scan, as a string of HTML.
 
     Parameters

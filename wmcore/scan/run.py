@@ -15,6 +15,7 @@ from wmcore.scan.job import Job, Meter, Progress
 from wmcore.scan.manifest import now
 from wmcore.scan.settings import ScanSettings
 from wmcore.scan.worker import Scanner
+from wmcore.types import BackendName
 from wmcore.watermark import Watermark, checked_watermark
 
 Shard = tuple[int, int, bool, list[dict[str, Any]]]
@@ -25,13 +26,13 @@ Runner = Callable[[Job, Meter], Generator[Shard, None, None]]
 
 
 def scan(
-    inputs: str | os.PathLike | Sequence[str | os.PathLike],
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     watermark: Watermark,
-    output: str | os.PathLike | None = None,
+    output: str | os.PathLike[str] | None = None,
     *,
     tokenizer: Any = None,
     settings: ScanSettings | None = None,
-    backend: str = "auto",
+    backend: BackendName = "auto",
     threads: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     runner: Runner | None = None,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from wmcore.errors import WatermarkError, shown
 from wmcore.reading import MAX_BYTES, Reading
+from wmcore.types import SchemeName
 
 if TYPE_CHECKING:
     from wmcore.plan import Plan
@@ -78,7 +79,7 @@ class ScanSettings:
     id_field: str | None = None
     tokens_field: str | None = None
     tokenizer: str | None = None
-    scheme: str | None = None
+    scheme: SchemeName | None = None
     gap: float | None = None
     block_length: int | None = None
     window: int | None = None

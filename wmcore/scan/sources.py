@@ -124,7 +124,7 @@ class Source:
 
 
 def open_sources(
-    inputs: Sequence[str], output: str | os.PathLike | None, passed: PassedOver
+    inputs: Sequence[str], output: str | os.PathLike[str] | None, passed: PassedOver
 ) -> list[Source]:
     """The sources of file, folder or fsspec URLs, sorted within a folder, without what is in the output.
 
@@ -182,7 +182,11 @@ def _standard_input() -> Source:
 
 
 def _folder(
-    filesystem: Any, path: str, given: str, output: str | os.PathLike | None, passed: PassedOver
+    filesystem: Any,
+    path: str,
+    given: str,
+    output: str | os.PathLike[str] | None,
+    passed: PassedOver,
 ) -> list[Source]:
     """The files of a folder: those with records one by one, all texts and pages together."""
     mine = PassedOver()
@@ -218,7 +222,9 @@ def _folder(
     return sources
 
 
-def _local_files(folder: str, output: str | os.PathLike | None, passed: PassedOver) -> list[str]:
+def _local_files(
+    folder: str, output: str | os.PathLike[str] | None, passed: PassedOver
+) -> list[str]:
     """The files below a folder, relative to it, without those in hidden folders, linked ones and the output."""
     results = None if output is None else os.path.realpath(output)
     files: list[str] = []

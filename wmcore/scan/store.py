@@ -74,7 +74,7 @@ class Store:
         If the folder cannot be made or written, holds something else, or another scan is writing there.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         if not os.fspath(path):
             raise WatermarkError("output is an empty name: give a folder")
         if "://" in os.fspath(path):

@@ -20,6 +20,7 @@ from wmcore.scan.windows import Encoder, check_window, window_and_stride
 from wmcore.schemes import LOCAL
 from wmcore.significance import derived_seed
 from wmcore.statistic import WHOLE_TEXT
+from wmcore.types import BackendName
 from wmcore.watermark import Watermark
 from wmcore.windows import best_window, corrected, starts
 
@@ -52,7 +53,7 @@ class Scanner:
         settings: ScanSettings,
         *,
         tokenizer: Any = None,
-        backend: str = "auto",
+        backend: BackendName = "auto",
         threads: int | None = None,
         calibration: Calibration | None = None,
     ) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import sys
 import tracemalloc
 from types import SimpleNamespace
@@ -34,7 +35,8 @@ def contents(path, **reading):
 
 def only_error(path, **reading) -> str:
     (document,) = documents(path, **reading)
-    assert document.content is None
+    with pytest.raises(WatermarkError, match=re.escape(document.error)):
+        _ = document.content
     return document.error
 
 

@@ -26,7 +26,9 @@ _HOME = {
 __all__ = ["Job", "Meter", "Progress", "ScanSettings", "local_shards", "scan"]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module 'wmcore.scan' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+if not TYPE_CHECKING:  # which would take it to mean that every name is there
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOME:
+            raise AttributeError(f"module 'wmcore.scan' has no attribute {name!r}")
+        return getattr(import_module(_HOME[name]), name)

@@ -49,17 +49,19 @@ DISASSEMBLER = "nvidia-cuda-nvdisasm>=13,<14; sys_platform == 'linux'"
 PAPER = ["pyarrow>=17", "matplotlib>=3.9,<4", "sentencepiece>=0.2,<1"]
 # Built from source where it is installed: cmake and a C++ compiler.
 LLAMACPP = ["llama-cpp-python[server]>=0.3.36,<0.4"]
+MYPY = "mypy>=2.4,<3"
 TEST = [
     NVRTC,
     DISASSEMBLER,
     *("pytest>=8.3,<10", "pytest-timeout>=2.3,<3", "hypothesis>=6.100,<7"),
     *SCAN,
     "datasets>=3.2",
+    MYPY,  # over a user's script
     *("nbclient>=0.10,<1", "ipykernel>=6.29,<8"),  # run examples/compare.ipynb
     *PAPER,
 ]
 PAGES = ["playwright>=1.60,<2", "axe-playwright-python>=0.1.7,<0.2"]
-CHECK = ["ruff>=0.17.6,<0.18", "mypy>=2.4,<3"]
+CHECK = ["ruff>=0.17.6,<0.18", MYPY]
 # MkDocs 2 is another program, which this theme does not run on.
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1,<2"]
 BENCH = ["pytest>=8.3,<10", "pytest-benchmark>=5.1,<6", "matplotlib>=3.9,<4"]

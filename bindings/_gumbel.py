@@ -60,7 +60,7 @@ def detect(
     documents: Iterable[Any],
     read: Callable[[Any], tuple[np.ndarray, np.ndarray, int]],
     kernel: Callable[..., None],
-    settings: tuple,
+    settings: tuple[Any, ...],
     *,
     variance: float,
     p_value_threshold: float,
@@ -101,7 +101,7 @@ def _scores(
     texts: Sequence[tuple[np.ndarray, np.ndarray]],
     starts: Sequence[int],
     kernel: Callable[..., None],
-    settings: tuple,
+    settings: tuple[Any, ...],
     threads: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(score float64 [N], tokens counted int64 [N]). Memory: about 30 bytes a token of the longest text."""

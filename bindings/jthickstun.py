@@ -139,9 +139,9 @@ def phi(
     n: int,
     k: int,
     generator: Any,
-    key_func: Callable,
+    key_func: Callable[..., Any],
     vocab_size: int,
-    dist: Callable,
+    dist: Callable[..., Any],
     null: bool = False,
     normalize: bool = False,
 ) -> Tensor:
@@ -183,7 +183,7 @@ def phi(
     return adjacency(tokens, xi, dist, k).amin(dim=1).amin()
 
 
-def adjacency(tokens: Tensor, xi: Tensor, dist: Callable, k: int) -> Tensor:
+def adjacency(tokens: Tensor, xi: Tensor, dist: Callable[..., Any], k: int) -> Tensor:
     """dist of every block of k tokens with every window of xi: float32 [m - k + 1, n]."""
     fast = _alignments(tokens, xi, dist, k)
     if fast is not None:
@@ -207,7 +207,7 @@ def permutation_test(
     n: int,
     k: int,
     seed: int,
-    test_stat: Callable,
+    test_stat: Callable[..., Any],
     n_runs: int = 100,
     max_seed: int = 100000,
 ) -> Tensor:
@@ -237,7 +237,7 @@ def fast_permutation_test(
     n: int,
     k: int,
     seed: int,
-    test_stat: Callable,
+    test_stat: Callable[..., Any],
     null_results: Tensor,
 ) -> Tensor:
     """The share of null_results, sorted statistics of other texts, that are at most that of `seed`."""
@@ -257,8 +257,8 @@ def generate(
     n: int,
     m: int,
     seeds: Sequence[int] | Tensor,
-    key_func: Callable,
-    sampler: Callable,
+    key_func: Callable[..., Any],
+    sampler: Callable[..., Any],
     random_offset: bool = True,
 ) -> Tensor:
     """Prompts, int64 [B, prompt], with m watermarked tokens after each: int64 [B, prompt + m], on the CPU.
@@ -296,7 +296,7 @@ def generate_rnd(prompts: Tensor, m: int, model: Any) -> Tensor:
     return _continue(model, prompts, m, None)
 
 
-def _continue(model: Any, prompts: Tensor, m: int, draw: Callable | None) -> Tensor:
+def _continue(model: Any, prompts: Tensor, m: int, draw: Callable[..., Any] | None) -> Tensor:
     texts = [prompts.cpu()]
     stepper = Stepper(model, prompts.tolist(), m)
     with torch.no_grad():
@@ -311,7 +311,9 @@ def _continue(model: Any, prompts: Tensor, m: int, draw: Callable | None) -> Ten
 # Between torch and the kernels
 
 
-def _alignments(tokens: Tensor, xi: Tensor, dist: Callable, k: int) -> _published.Alignments | None:
+def _alignments(
+    tokens: Tensor, xi: Tensor, dist: Callable[..., Any], k: int
+) -> _published.Alignments | None:
     """The kernels' view of the problem, or None where dist or its numbers are something else."""
     score = _recognised(dist)
     if score is None or tokens.ndim != 1 or len(tokens) == 0:
@@ -342,7 +344,7 @@ def _alignments(tokens: Tensor, xi: Tensor, dist: Callable, k: int) -> _publishe
         raise
 
 
-def _recognised(dist: Callable) -> _Score | None:
+def _recognised(dist: Callable[..., Any]) -> _Score | None:
     """The score that dist is, if it is one of ours with nothing added."""
     try:
         score = dist(_TOKENS, _XI)
@@ -394,7 +396,7 @@ class mersenne_rng:
 
 # Under the names of a checkout
 
-_MODULES: dict[str, tuple[Callable, ...]] = {
+_MODULES: dict[str, tuple[Callable[..., Any], ...]] = {
     "watermarking.detection": (phi, adjacency, permutation_test, fast_permutation_test),
     "watermarking.generation": (generate, generate_rnd),
     "watermarking.gumbel.key": (gumbel_key_func,),
@@ -406,7 +408,7 @@ _MODULES: dict[str, tuple[Callable, ...]] = {
     "watermarking.transform.score": (transform_score, transform_edit_score),
     "watermarking.transform.transform_levenshtein": (transform_levenshtein,),
 }
-_DEMO: dict[str, tuple[Callable, ...]] = {
+_DEMO: dict[str, tuple[Callable[..., Any], ...]] = {
     "levenshtein": (levenshtein,),
     "mersenne": (mersenne_rng,),
 }

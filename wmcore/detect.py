@@ -9,6 +9,7 @@ import numpy as np
 
 from wmcore.binning import binning
 from wmcore.checks import text_list, thread_count, token_ids
+from wmcore.costs import CostSource
 from wmcore.detection import Detection
 from wmcore.engine import Alignment, Engine
 from wmcore.errors import WatermarkError, reason
@@ -16,6 +17,7 @@ from wmcore.learned_scores import chosen_scores
 from wmcore.plan import STOP_AFTER, Columns, Plan, Subject, look_up, run
 from wmcore.scores import Scores
 from wmcore.significance import seed_key
+from wmcore.statistic import Statistic
 from wmcore.types import BackendName, SchemeName, ScoreName, Texts
 from wmcore.watermark import Watermark, checked_watermark
 from wmcore.windows import best_window, corrected, fitting_window, plan_of_windows, starts
@@ -82,19 +84,19 @@ class Detector:
         threads: int | None = None,
         tokenizer: Any = None,
     ) -> None:
-        self.watermark = checked_watermark("watermark", watermark)
+        self.watermark: Watermark = checked_watermark("watermark", watermark)
         scores = chosen_scores(watermark.sampler, watermark.vocab_size, score, proxy)
-        self.statistic = watermark.tested_as(scheme, gap, block_length, scores)
+        self.statistic: Statistic = watermark.tested_as(scheme, gap, block_length, scores)
         problem = watermark.problem(self.statistic)
-        self.costs = watermark.key.costs(problem)
-        self.engine = Engine(
+        self.costs: CostSource = watermark.key.costs(problem)
+        self.engine: Engine = Engine(
             backend,
             problem,
             self.statistic.block_length,
             thread_count(threads),
             binning(self.statistic, self.costs),
         )
-        self.tokenizer = _tokenizer(tokenizer, watermark)
+        self.tokenizer: Any = _tokenizer(tokenizer, watermark)
 
     @property
     def backend(self) -> Literal["cpu", "cuda"]:

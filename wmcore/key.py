@@ -128,7 +128,7 @@ class Key:
     def __hash__(self) -> int:
         return hash(self.fingerprint)
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return {"_secret": self._secret}
 
     def to_dict(self, from_env: str | None = None) -> dict[str, Any]:
@@ -276,7 +276,7 @@ class PublishedKey:
     def __hash__(self) -> int:
         return hash(self.fingerprint)
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return {"_seed": self._seed, "generator": self.generator, "_tables": {}}
 
     def to_dict(self, from_env: str | None = None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wmcore.cli.console import MOST, WATERMARK, TokenizerName, example, named, note, say
+from wmcore.cli.console import MOST, WATERMARK, TestScheme, TokenizerName, example, named, note, say
 from wmcore.errors import WatermarkError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def serve(
         typer.Option(help="The p up to which a text is found. Default: 0.001."),
     ] = None,
     tokenizer: TokenizerName = None,
+    scheme: TestScheme = None,
     threads: Annotated[
         int | None,
         typer.Option(min=1, max=MOST, help="Of each worker. Default: its share of the cores."),
@@ -112,6 +113,7 @@ def serve(
             "watermarks": watermarks or ([named_elsewhere] if named_elsewhere else None),
             "level": level,
             "tokenizer": tokenizer,
+            "scheme": scheme,
             "threads": threads or (max(1, available() // workers) if workers > 1 else None),
             "metrics": metrics,
         },

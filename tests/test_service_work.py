@@ -87,11 +87,15 @@ def test_a_late_request_is_answered_and_the_next_waits_for_its_step():
 def test_no_step_begins_after_the_time_is_over():
     async def main():
         queue, ran = Queue(waiting=5, seconds=0.1), []
-        with pytest.raises(Refused) as error:
+
+        async def request():
             async with queue.turn() as turn:
                 await turn.run(lambda: ran.append(1))
                 await asyncio.sleep(0.15)
                 await turn.run(lambda: ran.append(2))
+
+        with pytest.raises(Refused) as error:
+            await request()
         assert refused(error)[0] == 503
         assert ran == [1]
 

@@ -164,7 +164,6 @@ def _bound(host: str, port: int) -> socket.socket:
 def _run(settings: "Settings", listener: socket.socket, workers: int) -> None:
     """Serve until a signal says to stop; what is under way is answered."""
     import uvicorn
-    from uvicorn.supervisors import Multiprocess
 
     from wmcore.service.app import SETTINGS, create_app, log_to_stderr, open_panel
     from wmcore.service.metrics import FOLDER
@@ -197,8 +196,9 @@ def _run(settings: "Settings", listener: socket.socket, workers: int) -> None:
     folder = tempfile.mkdtemp(prefix="wmcore-metrics-")
     os.environ[FOLDER] = folder
     os.environ[SETTINGS] = settings.to_json()
+    listener.close()  # each uvicorn hands sockets to its workers in another way: it makes its own
     try:
-        config = uvicorn.Config("wmcore.service.app:from_environment", factory=True, **options)
-        Multiprocess(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
+        target = "wmcore.service.app:from_environment"
+        uvicorn.run(target, factory=True, host=host, port=port, **options)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

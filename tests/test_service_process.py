@@ -100,6 +100,7 @@ def test_texts_limits_load_and_a_graceful_stop(tmp_path):
         assert text not in str(lines())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_several_workers_answer_and_count_together(tmp_path):
     files(tmp_path, watermark(1), watermark(2))

@@ -420,4 +420,6 @@ def test_a_long_text_is_tested_in_windows_and_shown(wm, letters):
     assert found["windows"] == 64
     assert found["window"][0] <= 5000
     assert found["window"][1] >= 5064
-    assert "long.jsonl:1" in Path("page.html").read_text()
+    page = Path("page.html").read_text()
+    assert "long.jsonl:1" in page
+    assert f"Watermark {found['fingerprint']} in 1 text<" in page

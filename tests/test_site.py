@@ -37,11 +37,13 @@ def test_make_lays_out_what_the_menu_names():
 
 
 def test_links_to_headings_work_on_the_site_too():
-    """Both make the anchor from the heading; but of a letter outside ASCII the site keeps nothing, and of "--" one dash."""
+    """Both make anchors from headings; but the site drops letters outside ASCII, and makes one dash of several."""
     anchors = [
         anchor
         for page in named(CONFIG["nav"])
-        for anchor in re.findall(r"\]\([^)\s]*#([^)\s]*)\)", (ROOT / page).read_text(encoding="utf-8"))
+        for anchor in re.findall(
+            r"\]\([^)\s]*#([^)\s]*)\)", (ROOT / page).read_text(encoding="utf-8")
+        )
     ]
     assert len(anchors) > 10
     assert [anchor for anchor in anchors if not re.fullmatch(r"\w+(-\w+)*", anchor, re.ASCII)] == []

@@ -48,7 +48,7 @@ def test_keygen_leaves_the_secret_in_the_environment(wm, monkeypatch):
     keygen = (*KEYGEN, "--key-from-env", "OUR_KEY", "-o", "mark.json")
     one_line(wm(*keygen), r"--key-from-env OUR_KEY: the variable is not set: .*openssl rand -hex 3")
     monkeypatch.setenv("OUR_KEY", "secret")
-    one_line(wm(*keygen), "not 64 hexadecimal digits")
+    one_line(wm(*keygen), "--key-from-env OUR_KEY is not 64 hexadecimal digits")
     assert not os.path.exists("mark.json")
     monkeypatch.setenv("OUR_KEY", SECRET)
     code, out, err = wm(*keygen)

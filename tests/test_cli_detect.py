@@ -355,7 +355,10 @@ def test_a_verdict_in_words_beside_each_p(wm, letters):
     loose = rows(wm(*given, "--level", 1, "--json", "in.jsonl")[1])
     assert [r["verdict"] for r in loose[:3]] == ["found (p <= 1)"] * 3
     few = rows(wm(*given, "--resamples", 99, "--json", "in.jsonl")[1])[0]
-    assert few["verdict"] == "too few resamples to tell (p > 0.001): use at least 1020"
+    assert (
+        few["verdict"]
+        == "too few resamples to tell (p > 0.001): use at least 1020 (--resamples 1020)"
+    )
     one_line(wm(*given, "--level", 2, "in.jsonl"), "--level is 2.0, but must be a number from 0 to")
 
 
@@ -420,4 +423,6 @@ def test_a_long_text_is_tested_in_windows_and_shown(wm, letters):
     assert found["windows"] == 64
     assert found["window"][0] <= 5000
     assert found["window"][1] >= 5064
-    assert "long.jsonl:1" in Path("page.html").read_text()
+    page = Path("page.html").read_text()
+    assert "long.jsonl:1" in page
+    assert f"Watermark {found['fingerprint']} in 1 text<" in page

@@ -1,5 +1,6 @@
 """A wheel holds everything and works away from the repository."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,15 @@ def tracked() -> list[str]:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
     names = [name for name in listed.stdout.decode().split("\0") if name]
     return [name for name in names if (ROOT / name).exists()]
+
+
+def test_the_readme_says_of_the_project_what_setup_says():
+    line = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[2]
+    text = (ROOT / "setup.py").read_text(encoding="utf-8")
+    license, python, stage = line.split(" · ")[:3]
+    assert f'license="{license}"' in text
+    assert f'python_requires=">={re.fullmatch("Python (.+) or later", python)[1]}"' in text
+    assert f"Development Status :: 3 - {stage.capitalize()}" in text
 
 
 @pytest.fixture(scope="module")

@@ -253,6 +253,6 @@ def test_p_in_words_is_true_within_rounding():
 
 
 def test_powers_of_ten():
-    assert [power_of_ten(p) for p in (None, 1.0, 0.05, 1.23e-9, 8.88e-233, 1.5e12)] == [
-        *("–", "1", "0.05", "1.23 × 10⁻⁹", "8.88 × 10⁻²³³", "1.5 × 10¹²")
-    ]
+    given = (None, 1.0, 0.05, 1.23e-9, 8.88e-233, 1.5e12)
+    shown = ("–", "1", "0.05", "1.23\xa0×\xa010⁻⁹", "8.88\xa0×\xa010⁻²³³", "1.5\xa0×\xa010¹²")
+    assert tuple(map(power_of_ten, given)) == shown

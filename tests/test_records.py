@@ -73,7 +73,7 @@ def test_other_files_are_refused_by_name(end):
 
 
 def test_a_name_that_says_nothing(tmp_path):
-    """It is a text, unless a field is named or it looks like JSON: no plausible p of one text for many records."""
+    """It is a text, unless a field is named or looks like JSON or HTML: no plausible p of many records or of tags."""
     path = tmp_path / "part-00000"
     path.write_text("Some text.")
     assert contents(path) == [("", "Some text.")]
@@ -81,6 +81,13 @@ def test_a_name_that_says_nothing(tmp_path):
         path.write_text(raw, encoding="utf-8")
         assert only_error(path).startswith("JSON, it seems, not a text: give --text-field")
         assert contents(path, records=True) == [(":1", "a")]
+    for raw in ("<!DOCTYPE html>\n<title>a</title>", "\ufeff\n<HTML lang=en><p>a"):
+        path.write_text(raw, encoding="utf-8")
+        assert only_error(path).startswith(
+            "HTML, it seems, not a text: give it a name that ends in .html"
+        )
+    path.write_text("<p>An answer with its tags.</p>")
+    assert contents(path) == [("", "<p>An answer with its tags.</p>")]
     path.write_text("[sic] {as it were}")
     assert contents(path) == [("", "[sic] {as it were}")]
 

@@ -36,6 +36,19 @@ def test_make_lays_out_what_the_menu_names():
     assert {page.split("/")[0] for page in named(CONFIG["nav"])} == set(linked.split())
 
 
+def test_links_to_headings_work_on_the_site_too():
+    """Both make anchors from headings; but the site drops letters outside ASCII, and makes one dash of several."""
+    anchors = [
+        anchor
+        for page in named(CONFIG["nav"])
+        for anchor in re.findall(
+            r"\]\([^)\s]*#([^)\s]*)\)", (ROOT / page).read_text(encoding="utf-8")
+        )
+    ]
+    assert len(anchors) > 10
+    assert [anchor for anchor in anchors if not re.fullmatch(r"\w+(-\w+)*", anchor, re.ASCII)] == []
+
+
 def test_nothing_is_fetched_from_elsewhere():
     assert CONFIG["theme"]["font"] is False
     assert not set(CONFIG) & {"extra_css", "extra_javascript", "repo_url"}

@@ -145,7 +145,10 @@ def test_spans_are_marked():
         "t", [token_page.Section("exp", "", [token_page.Example("p", [shown])])]
     )
     labels = re.findall(r'<sup>(.*?)</sup><i class="f1 in">(.*?)</i>', page)
-    assert labels[-2:] == [("passage 1: p = 0.001", "&lt;"), ("passage 2: p = 1 × 10⁻⁹", "&gt;")]
+    assert labels[-2:] == [
+        ("passage 1: p = 0.001", "&lt;"),
+        ("passage 2: p = 1\xa0×\xa010⁻⁹", "&gt;"),
+    ]
     assert page.count('<i class="f1 in">') == 3
 
 

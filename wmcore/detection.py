@@ -124,8 +124,10 @@ class Detection:
         if answer is None and self._too_short:
             return f"too short to tell (p > {level:g}): {self.length} tokens, but {LEAST_TOKENS} are needed"
         if answer is None:
-            needed = math.ceil(1.02 * self.windows / level) if level else "more"
-            return f"too few resamples to tell (p > {level:g}): use at least {needed}"
+            if not level:
+                return "too few resamples to tell (p > 0): no number of them gives 0"
+            needed = math.ceil(1.02 * self.windows / level)
+            return f"too few resamples to tell (p > {level:g}): use at least {needed} (--resamples {needed})"
         return verdict_words(answer, level)
 
     @property

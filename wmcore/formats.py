@@ -32,7 +32,7 @@ _NO_TEXT = {f".{end}" for end in _OTHERS.split()}
 
 
 class Format(NamedTuple):
-    """What a file is. kind: a key of the table above, or "guess" (a text unless it looks like JSON)."""
+    """What a file is. kind: a key of the table above, or "guess" (a text unless it looks like JSON or HTML)."""
 
     kind: str
     packing: str | None = None

@@ -63,15 +63,13 @@ class Key:
         return cls(os.urandom(32))
 
     @classmethod
-    def from_hex(cls, text: str) -> "Key":
-        """The key written as 64 hexadecimal digits; raises WatermarkError (without the text) for anything else."""
+    def from_hex(cls, text: str, name: str = "the secret") -> "Key":
+        """The key written as 64 hexadecimal digits; raises WatermarkError (`name`, never `text`) for anything else."""
         try:
             return cls(bytes.fromhex(text))
         except (ValueError, TypeError):
             pass
-        raise WatermarkError(
-            "the secret is not 64 hexadecimal digits: restore it, or make a new key"
-        )
+        raise WatermarkError(f"{name} is not 64 hexadecimal digits: restore it, or make a new key")
 
     def derive(self, label: str) -> "Key":
         """An independent key for a tenant: HMAC-SHA256 of the label under this secret.

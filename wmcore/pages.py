@@ -31,9 +31,11 @@ def format_p(p: float | None) -> str:
 
 
 def power_of_ten(p: float | None) -> str:
-    """The same with small numbers as 1.23 × 10⁻⁹."""
+    """The same with small numbers as 1.23 × 10⁻⁹, which stays on one line."""
     digits, _, power = format_p(p).partition("e")
-    return f"{digits} × 10{raised(int(power))}" if power else digits
+    return (
+        f"{digits}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}10{raised(int(power))}" if power else digits
+    )
 
 
 def raised(number: int) -> str:

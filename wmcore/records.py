@@ -35,6 +35,7 @@ _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 _LIKE_JSON = re.compile(r'\s*(\[\s*)?\{\s*"[^"\n]*"\s*:')
+_LIKE_HTML = re.compile(r"\s*<(!doctype\s+html|html)\b", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -181,6 +182,8 @@ def text_document(name: str, position: int, raw: Any, form: Format, reading: Rea
             "JSON, it seems, not a text: give --text-field or --tokens-field, or a name that ends in .jsonl, .json "
             "or .txt"
         )
+    elif text is not None and form.kind == "guess" and _LIKE_HTML.match(text):
+        error = "HTML, it seems, not a text: give it a name that ends in .html, or .txt to test the tags, too"
     elif text is not None and are_json_lines(text):
         error = "JSON Lines, not a text: every line is a JSON object; give it a name that ends in .jsonl"
     return Document(position, place, None if error else text, error=error)

@@ -73,7 +73,7 @@ def _key(path: Path, spec: dict[str, Any], mode: int) -> Key | PublishedKey:
             stacklevel=4,
         )
     if kind == "chacha8":
-        return Key.from_hex(spec["secret"])
+        return Key.from_hex(spec["secret"], f"the secret of watermark file {path}")
     if kind == "published" and spec["generator"] in GENERATORS:
         return PublishedKey(spec["seed"], spec["generator"])
     # Nothing long is shown: in a damaged file it can be the secret.
@@ -92,7 +92,7 @@ def _key_from_environment(path: Path, spec: dict[str, Any]) -> Key:
             f"watermark file {path} takes its secret from the environment variable {shown(name)}, which is not "
             "set: set it to the 64 hexadecimal digits of the secret"
         )
-    key = Key.from_hex(secret)
+    key = Key.from_hex(secret, f"environment variable {shown(name)}")
     if key.fingerprint != fingerprint:
         raise WatermarkError(
             f"environment variable {shown(name)} holds key {key.fingerprint}, but watermark file {path} was saved "

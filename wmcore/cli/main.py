@@ -143,7 +143,7 @@ def _key_in(variable: str) -> "Key":
             f"--key-from-env {variable}: the variable is not set: put 64 hexadecimal digits into it, as with "
             f"export {variable}=$(openssl rand -hex 32)"
         )
-    return Key.from_hex(secret)
+    return Key.from_hex(secret, f"--key-from-env {variable}")
 
 
 app.command(epilog=generate.EXAMPLES)(generate.generate)

@@ -70,8 +70,9 @@ class TextPage:
     def write(self) -> None:
         """Write the page; WatermarkError if a file of this name has come up meanwhile, unless `force`."""
         count = len(self._examples)
-        summary = f"Found, with p ≤ {self._level:g}, in {self._found} of {count} texts."
-        title = f"Watermark {self._detector.watermark.fingerprint} in {count} texts"
+        s = "" if count == 1 else "s"
+        summary = f"Found, with p ≤ {self._level:g}, in {self._found} of {count} text{s}."
+        title = f"Watermark {self._detector.watermark.fingerprint} in {count} text{s}"
         section = token_page.Section(self._detector.statistic.scheme.name, summary, self._examples)
         page = token_page.render(title, [section])
         check_output(self._path, self._force, "--html")

@@ -107,4 +107,6 @@ def test_mistakes(wm, mark, texts):
         wm(*IDENTIFY, "-w", "keys"), r"watermark 3 \(.*differs from watermark 0 .*than the key"
     )
     Path("none.jsonl").write_text("")
-    one_line(wm(*IDENTIFY[:3], "none.jsonl", "-w", mark), r"none\.jsonl: no documents")
+    code, out, err = wm(*IDENTIFY[:3], "none.jsonl", "-w", mark)
+    assert (code, err) == (2, "wmcore: 1 of 1 documents could not be tested\n")
+    assert "no documents in it" in out

@@ -45,9 +45,7 @@ EXAMPLES = example(
 def identify(
     files: Annotated[
         list[str],
-        typer.Argument(
-            help="Text files; records in .jsonl, .json (also .gz, .zst) or .parquet; - for standard input."
-        ),
+        typer.Argument(help="What detect reads; - for standard input."),
     ],
     watermarks: Annotated[
         list[str],
@@ -122,8 +120,6 @@ def identify(
             _show(rows, len(marks), level)
     if failed:
         note(f"{failed:,} of {tested:,} documents could not be tested")
-    if not tested:
-        raise WatermarkError(f"{', '.join(files)}: no documents; give files with some")
     if failed == tested:
         raise typer.Exit(2)
 

@@ -47,8 +47,8 @@ def scan(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="Texts, HTML, JSON Lines, .json, CSV, TSV, WARC (also .gz, .zst) or Parquet files, folders of them, "
-            "or fsspec URLs; - for records on standard input."
+            help="Texts, HTML, JSON Lines, .json, CSV, TSV, WARC (also .gz, .bz2, .xz, .zst) or Parquet files, folders "
+            "of them, or fsspec URLs; - for records on standard input."
         ),
     ],
     watermark: WatermarkFile,
@@ -174,11 +174,15 @@ def scan(
             on_progress=reporter.show,
         )
         try:
-            shown = 0
+            failed = 0
             for row in results:
-                if row["error"] is not None and shown < NAMED_ERRORS:
-                    shown += 1
+                failed += row["error"] is not None
+                if row["error"] is not None and failed <= NAMED_ERRORS:
                     reporter.note(f"{row['id'][:300]}: {row['error']}")
+            if failed > NAMED_ERRORS:
+                reporter.note(
+                    f"and {failed - NAMED_ERRORS:,} more that could not be tested: the column error says why"
+                )
         except KeyboardInterrupt:
             kept = len(list(shards(Path(output))))
             reporter.note(

@@ -36,11 +36,12 @@ def by_chance(summary: dict[str, Any], fdr: str) -> str | None:
     if not tested or least is None:
         return None
     number = summary["expected_by_chance"] if hits else tested * least
+    match = "match this well" if hits else f"match as well as the best one (p = {least:.2g})"
     many = expected(number)
     if hits and fdr == "ebh" and number >= PRACTICALLY_NONE:
         many = f"at most {many}"
     whole = f"none of the {documents(tested)} were" if tested > 1 else "the document were not"
-    return f"If {whole} ours, we would expect {many} to match this well."
+    return f"If {whole} ours, we would expect {many} to {match}."
 
 
 def one_key(summary: dict[str, Any], fdr: str) -> str | None:

@@ -19,6 +19,7 @@ from wmcore.cli.console import (
     example,
     named,
     note,
+    say,
     show_table,
     standard_output,
     table_console,
@@ -192,9 +193,11 @@ def _identified(
 
 
 def _show(rows: list[dict[str, Any]], count: int, level: float) -> None:
-    """The results as a table on standard output."""
+    """The results as a table on standard output, and what they mean."""
     from rich.table import Table
     from rich.text import Text
+
+    from wmcore.detection import MEANING
 
     table = Table(
         title=f"{count:,} keys; one is found where p, corrected for them, is at most {level:g}"
@@ -214,3 +217,4 @@ def _show(rows: list[dict[str, Any]], count: int, level: float) -> None:
             Text(printable(row["error"] or "")),
         )
     show_table(table_console(160), table)
+    say(f'{MEANING}\n"None found" does not say that a text is not ours.')

@@ -130,6 +130,7 @@ def render(folder: str | os.PathLike, *, hits: int = 200) -> str:
         uncalled=[hit for hit in listed if not hit.called],
         listed=LISTED,
         errors=errors,
+        passed_over=passed if (passed := summary.get("passed_over")) and passed["total"] else None,
         rate=_rate(manifest),
         began=date(manifest, "began"),
         ended=date(manifest, "ended"),

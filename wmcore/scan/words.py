@@ -36,7 +36,7 @@ def by_chance(summary: dict[str, Any], fdr: str) -> str | None:
     if not tested or least is None:
         return None
     number = summary["expected_by_chance"] if hits else tested * least
-    match = "match this well" if hits else f"match as well as the best one (p = {least:.2g})"
+    match = "match this well" if hits else "match as well as the best one"
     many = expected(number)
     if hits and fdr == "ebh" and number >= PRACTICALLY_NONE:
         many = f"at most {many}"

@@ -291,14 +291,16 @@ class _Reporter:
 
 
 def _summary(summary: dict[str, Any], fdr: str, output: str) -> list[str]:
-    from wmcore.scan.words import by_chance, one_key
+    from wmcore.scan.words import MISSED, by_chance, one_key, verdict
 
     method = {"bh": "Benjamini-Hochberg", "by": "Benjamini-Yekutieli", "ebh": "e-BH"}[fdr]
     lines = [
         f"{summary['documents']:,} documents, {summary['errors']:,} of them could not be tested",
-        f"{summary['hits']:,} carry the watermark at q <= {summary['level']} ({method})",
+        verdict(summary) + (f" at q <= {summary['level']} ({method})" if summary["tested"] else ""),
     ]
     lines += filter(None, [by_chance(summary, fdr), one_key(summary, fdr)])
+    if summary["tested"] > summary["hits"]:
+        lines.append(MISSED)
     lines.append(f"results: {output}; see them with: wmcore report {output}")
     return lines
 

@@ -122,6 +122,7 @@ def render(folder: str | os.PathLike, *, hits: int = 200) -> str:
         verdict=words.verdict(summary),
         by_chance=words.by_chance(summary, fdr),
         one_key=words.one_key(summary, fdr),
+        missed=words.MISSED,
         by_e=fdr == "ebh",
         bars=_linear(uniform),
         expected=_expected(uniform),

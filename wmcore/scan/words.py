@@ -4,6 +4,10 @@ from typing import Any
 
 PRACTICALLY_NONE = 0.01
 """An expected number of documents below this is called practically none."""
+MISSED = (
+    "A document that is not called may still be ours: short or much edited texts can be missed."
+)
+"""What no call means, for the page and the command."""
 
 
 def documents(count: int) -> str:

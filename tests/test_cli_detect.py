@@ -115,7 +115,13 @@ def test_detect_uses_all_resamples_only_when_asked(wm):
 
 def test_detect_says_that_an_input_is_empty(wm, mark):
     Path("in.jsonl").touch()
-    one_line(wm("detect", "-w", mark, "--tokens-field", "tokens", "in.jsonl"), "no documents")
+    Path("head.csv").write_text("tokens\n")
+    given = ("detect", "-w", mark, "--tokens-field", "tokens", "--json", "in.jsonl", "head.csv")
+    code, out, err = wm(*given)
+    assert code == 2
+    assert err == "wmcore: 2 of 2 documents could not be tested\n"
+    told = [(row["document"], row["error"]) for row in rows(out)]
+    assert told == [("in.jsonl:1", "no documents in it"), ("head.csv:1", "no documents in it")]
 
 
 def test_detect_reports_a_text_shorter_than_the_block(wm):
@@ -209,6 +215,18 @@ def test_broken_watermark_file(wm, mark, letters, damage):
     assert not any(s in result[2] for s in secret)
 
 
+def test_json_on_standard_input_is_told_what_to_do(wm, mark, letters):
+    given = ("detect", "-w", mark, "--tokenizer", "letters", "--json", "--resamples", 9)
+    code, out, _ = wm(*given, "-", stdin=b'{"text": "a"}\n')
+    assert code == 2
+    error = rows(out)[0]["error"]
+    assert error.startswith(
+        "JSON, it seems, not a text: give --text-field or --tokens-field, or a file whose"
+    )
+    code, out, _ = wm(*given, "--text-field", "text", "-", stdin=b'{"text": "a"}\n')
+    assert (code, rows(out)[0]["error"]) == (0, None)
+
+
 def test_watermark_file_that_others_can_read_gives_a_warning(wm, mark, letters):
     mark.chmod(0o644)
     options = ("detect", "-w", mark, "--tokenizer", "letters", "--resamples", 9, "--json", "-")
@@ -244,7 +262,7 @@ def test_every_kind_of_file_gives_the_same_results(wm, mark):
 def test_other_files_are_not_texts(wm, mark, letters):
     given = ("detect", "-w", mark, "--tokenizer", "letters", "--json")
     Path("a.odd").write_text("text")
-    for name in ("a.PDF", "a.docx", "a.txt.bz2"):
+    for name in ("a.PDF", "a.docx", "a.txt.7z"):
         Path(name).write_text("text")
         code, out, err = wm(*given, name, "a.odd")
         assert code == 0

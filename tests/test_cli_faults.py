@@ -170,9 +170,11 @@ def test_nothing_to_test_gives_the_same_code_in_detect_and_scan(wm, mark):
         assert wm("detect", *given)[0] == expected
         options = ("-o", f"out-{name}", "--window", 32, "--stride", 16)
         for _ in range(2):  # also when it was finished before
-            code, _, err = wm("scan", *given, *options)
+            code, out, err = wm("scan", *given, *options)
             assert code == expected
-        assert ("no documents" in err) == name.startswith("empty")
+            assert ("No verdict: no document could be tested" in out) == (expected == 2)
+            assert ("may still be ours" in out) == (expected == 0)
+            assert ("none could be tested" in err) == (expected == 2)
 
 
 @pytest.mark.parametrize("name", ["a.json", "A.JSON.GZ", "b.JSONL", "c.ndjson.gz"])

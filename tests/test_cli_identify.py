@@ -76,6 +76,7 @@ def test_labels_stand_for_the_keys_that_derive_makes(wm, mark, texts):
 def test_the_table_names_only_keys_that_are_found(wm, texts):
     code, out, _ = wm(*IDENTIFY, "-w", "keys")
     assert code == 0
+    assert out.endswith('"None found" does not say that a text is not ours.\n')
     assert "3 keys; one is found where p, corrected for them, is at most 0.001" in out
     by_line = {line.split()[1]: line for line in out.splitlines() if "in.jsonl:" in line}
     assert "keys/1.json" in by_line["in.jsonl:1"]
@@ -107,4 +108,6 @@ def test_mistakes(wm, mark, texts):
         wm(*IDENTIFY, "-w", "keys"), r"watermark 3 \(.*differs from watermark 0 .*than the key"
     )
     Path("none.jsonl").write_text("")
-    one_line(wm(*IDENTIFY[:3], "none.jsonl", "-w", mark), r"none\.jsonl: no documents")
+    code, out, err = wm(*IDENTIFY[:3], "none.jsonl", "-w", mark)
+    assert (code, err) == (2, "wmcore: 1 of 1 documents could not be tested\n")
+    assert "no documents in it" in out

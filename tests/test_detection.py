@@ -41,6 +41,12 @@ def detection(p, length=200, *, hits=3, resamples=1999, method="permutation", wi
             None,
             "too few resamples to tell (p > 0.001): use at least 61200 (--resamples 61200)",
         ),
+        (
+            detection(0.01, method="calibrated", hits=0, resamples=99),
+            LEVEL,
+            None,
+            "too few resamples to tell (p > 0.001): use at least 1020",
+        ),
         (detection(0.02, hits=1, resamples=99), LEVEL, False, None),
         (
             detection(0.002, hits=0, resamples=999),

@@ -45,7 +45,7 @@ def test_fast_lines_run_as_they_stand(wm, clone):
     lines = [line for line in LINES if SLOW not in line]
     assert [line[0] for line in lines] == ["detect", "scan", "report"]
     _, scanned, _ = run(wm, lines)
-    assert "7 carry the watermark" in " ".join(scanned.split())
+    assert "Called: 7 of 20 documents carry the watermark at q <= 0.01" in " ".join(scanned.split())
     assert (clone / "found/report.html").is_file()
 
 

@@ -131,6 +131,12 @@ def test_proven_p_of_many_keys_is_valid(scheme):
     assert min(p) < 1
 
 
+def test_an_identification_is_neither_true_nor_false():
+    (found,) = identify([[1, 2, 3]], [Watermark.create(scheme="exp", vocab_size=9)], resamples=9)
+    with pytest.raises(TypeError, match=r"use identification\.p_value <= level"):
+        bool(found)
+
+
 def test_what_cannot_be_identified_together():
     with pytest.raises(WatermarkError, match="watermarks is empty"):
         identify([[1]], [])

@@ -216,7 +216,10 @@ def test_verdicts_of_few_documents():
     assert words.verdict(summary) == "Called: 1 of 1 document carries the watermark"
     assert words.verdict({"tested": 0, "hits": 0}).startswith("No verdict")
     summary = {"tested": 1, "hits": 0, "least_p": 0.5, "expected_by_chance": 0.0}
-    assert words.by_chance(summary, "bh").startswith("If the document were not ours, we would")
+    expected = (
+        "If the document were not ours, we would expect about 0.5 to match as well as the best one."
+    )
+    assert words.by_chance(summary, "bh") == expected
     ours = {"tested": 543, "hits": 20, "least_p": 1e-9, "expected_by_chance": 8.88e-233}
     sentence = "If none of the 543 documents were ours, we would expect practically none to match this well."
     assert words.by_chance(ours, "bh") == words.by_chance(ours, "ebh") == sentence

@@ -66,7 +66,7 @@ def test_the_name_says_what_a_file_is(name, expected):
     assert format_of(name) == (expected and Format(*expected))
 
 
-@pytest.mark.parametrize("end", [".PDF", ".docx", ".tar.gz", ".txt.bz2", ".npz"])
+@pytest.mark.parametrize("end", [".PDF", ".docx", ".tar.gz", ".txt.lz4", ".parquet.xz", ".npz"])
 def test_other_files_are_refused_by_name(end):
     with pytest.raises(WatermarkError, match=r"a.*: \.[\w.]+ is not read: convert it to \.txt"):
         given_format("a" + end, False)
@@ -102,7 +102,8 @@ def test_text_file_is_one_document(tmp_path):
     ("raw", "message"),
     [
         (b"\x7fELF\x02\x00\x00", "binary data, not text: it contains a zero byte"),
-        (b"caf\xe9", "not UTF-8: byte 0xe9 at offset 3: convert it"),
+        ("caf\xe9".encode("utf-16"), "UTF-16, by its first bytes: convert it to UTF-8"),
+        (b"caf\xe9", "not UTF-8: byte 0xe9 at offset 3: convert it to UTF-8"),
         (
             b"a" * (MAX_BYTES + 1),
             "longer than 4,000,000 bytes: split it, or raise the limit (--max-bytes of detect and scan)",
@@ -122,14 +123,14 @@ def test_bad_text_file(tmp_path, raw, message):
         (b"[" * 100_000, "not JSON: give one JSON object a line"),
         (
             b"[1, true]",
-            "a JSON list, not an object, a text or a list of token ids: give one a line",
+            "an array, not an object, a text or a list of token ids: give one a line",
         ),
         (b'{"body": "x", "id": 1}', "no field 'text' (fields: body, id): name the right one"),
         (b"{}", "no field 'text' (fields: none): name the right one"),
-        (b'{"text": 3}', "field 'text' is a int, not a string"),
+        (b'{"text": 3}', "field 'text' is a number, not a string"),
         (rb'{"text": "\ud800"}', "field 'text' holds half of a surrogate pair, which is not text"),
         (rb'{"\udcff": 1}', "no field 'text' (fields: \ufffd): name the right one"),
-        (b'{"text": "caf\xe9"}', "not UTF-8: byte 0xe9 at offset 13: convert it"),
+        (b'{"text": "caf\xe9"}', "not UTF-8: byte 0xe9 at offset 13: convert it to UTF-8"),
         (b'{"text": "\x00"}', "binary data, not text: it contains a zero byte"),
         (b'{"text": ' + b"9" * 5000 + b"}", "not JSON: give one JSON object a line"),
     ],
@@ -230,12 +231,12 @@ def test_json_of_one_object(tmp_path, indent):
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
-        ("", []),
-        ("  \n", []),
-        ("[]", []),
+        ("", ["no documents in it"]),
+        ("  \n", ["no documents in it"]),
+        ("[]", ["no documents in it"]),
         (
             '[{"text": "a"}, 5, "x", {"text": "b"}]',
-            ["a", "a JSON int, not", "x", "b"],
+            ["a", "a number, not", "x", "b"],
         ),
         ('[{"text": "a"}, {"text": b}, {"text": "c"}]', ["a", "not JSON", "c"]),
         ('[{"text": "a"}, {"text": "b', ["a", "breaks off here (the JSON array is not closed)"]),
@@ -364,7 +365,7 @@ def test_parquet_rows_with_values_that_python_has_not(tmp_path):
     assert [d.text for d in found] == ["one", None, None, "four", None]
     assert "column 'text' cannot be read ('utf-8' codec" in found[1].error
     assert "column 'id' cannot be read" in found[2].error
-    assert found[4].error == "field 'text' is a NoneType, not a string"
+    assert found[4].error == "field 'text' is null, not a string"
     assert found[0].id == "1970-01-01 00:00:01"
     assert contents(path, text_field="body") == [
         (":1", f"{path} has no column 'body' (columns: text, id): name the right one")

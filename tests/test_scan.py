@@ -211,7 +211,7 @@ def test_text_folder_and_span_of_characters(tmp_path, byte_tokenizer):
     small = marked(mark, rng, 64)
     (folder / "a.txt").write_text("Straße und Äpfel " * 3, encoding="utf-8")
     (folder / "b.txt").write_text("", encoding="utf-8")
-    (folder / "c.txt").write_bytes(b"\xff\xfe broken")
+    (folder / "c.txt").write_bytes(b"\xff broken")
     (folder / "d.txt").write_text("日本語のテキスト" * 20, encoding="utf-8")
     (folder / ".hidden.txt").write_text("no", encoding="utf-8")
     settings = {"window": 64, "stride": 32, "resamples": 99, "seed": 1}
@@ -219,6 +219,7 @@ def test_text_folder_and_span_of_characters(tmp_path, byte_tokenizer):
         os.path.basename(r["id"]): r
         for r in scan(folder, mark, tokenizer=byte_tokenizer, **settings)
     }
+    assert {os.path.dirname(r["id"]) for r in rows.values()} == {str(folder)}
     assert set(rows) == {"a.txt", "b.txt", "c.txt", "d.txt"}
     assert "no tokens" in rows["b.txt"]["error"]
     assert "not UTF-8" in rows["c.txt"]["error"]

@@ -137,7 +137,7 @@ def test_lines_that_are_wrong(tokens_file, tmp_path):
     for part in (
         "not UTF-8: byte 0xff",
         "not JSON",
-        "a JSON list",
+        "an array",
         "not a list of token ids",
         "64 bits",
     ):
@@ -148,8 +148,9 @@ def test_lines_that_are_wrong(tokens_file, tmp_path):
 def test_empty_file(tmp_path):
     path = tmp_path / "c.jsonl"
     path.write_bytes(b"")
-    assert run(path, tmp_path / "out") == []
-    assert read_manifest(tmp_path / "out")["summary"]["documents"] == 0
+    (row,) = run(path, tmp_path / "out")
+    assert row["error"] == "no documents in it"
+    assert read_manifest(tmp_path / "out")["summary"]["tested"] == 0
     assert run(path, tmp_path / "out") == []
 
 

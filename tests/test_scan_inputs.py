@@ -116,6 +116,9 @@ def test_folder_with_what_cannot_be_read(tmp_path, monkeypatch):
     assert told["reasons"]["hidden"] == 3
     assert len(told["first"]) == 10
     assert str(folder / ".git (hidden)") in told["first"]
+    page = render(tmp_path / "out")
+    assert "<dt>Files and folders that were not read</dt><dd>10</dd>" in page
+    assert "sub/up (a link to a folder)" in page
 
 
 def test_a_folder_of_what_is_not_read_names_it(tmp_path):
@@ -233,6 +236,7 @@ def changes():
         "ended",
     ):
         yield from (((field,), value) for value in ("x", 5, [3], {"a": "b"}))
+    yield from ((("summary", "passed_over"), value) for value in ("x", 5, [], {}))
     for field in ("documents", "hits", "threshold", "least_p", "controls", "at_most_0.001"):
         yield from ((("summary", field), value) for value in ("x", [], {}, 10**400))
     for field in ("name", "size", "files"):

@@ -1,5 +1,6 @@
 """What has the wrong shape is said, with the remedy: no call tests something else without a word."""
 
+import io
 import re
 from collections import UserDict
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wmcore import Detector, Watermark, generate
+from wmcore import Detector, Watermark, WatermarkError, generate
+from wmcore.attacks import substitute
 from wmcore.calibration import Calibration
 from wmcore.identify import identify
 from wmcore.locate import locate
@@ -17,6 +19,15 @@ from wmcore.verdict import verdicts
 
 MARK = Watermark.create("exp", vocab_size=50, key_length=8)
 DETECTOR = Detector(MARK, threads=1)
+
+
+class Table:
+    """As a frame of pandas or polars, which lists its columns, or a table of Arrow."""
+
+    columns = ("text",)
+
+    def __iter__(self):
+        return iter(self.columns)
 
 
 class Encoding(UserDict):
@@ -46,6 +57,11 @@ LISTS = {
         ([1, 2, 3], r"is one text of token ids: give a list of texts, as in \[ids\]"),
         (np.arange(3), "is one text of token ids"),
         (Path("a.txt"), r"is a \w*Path, but must be a list of texts"),
+        (Table(), r"is a Table, a table: give one of its columns, as in list\(table\['text'\]\)"),
+        (
+            io.StringIO("one text"),
+            r"is an open file: give a list of texts, as in \[file\.read\(\)\]",
+        ),
         (7, "is a int, but must be a list of texts"),
         (None, "is a NoneType, but must be a list of texts"),
     ],
@@ -118,3 +134,18 @@ def test_lengths_are_a_list_and_a_tokenizer_is_called():
 def test_what_transformers_asks_of_a_watermark():
     with pytest.raises(TypeError, match=r"WatermarkConfig\(watermark\)"):
         MARK.validate()
+
+
+def test_columns_of_arrow():
+    """NumPy would take the bytes of an Arrow string for token ids."""
+    pa = pytest.importorskip("pyarrow")
+    detector = Detector(
+        MARK, tokenizer=lambda text, **_: {"input_ids": [ord(c) % 50 for c in text]}
+    )
+    for kind in (pa.string(), pa.large_string()):
+        assert detector.detect(pa.array(["abcde"], kind)) == detector.detect(["abcde"])
+    assert detector.detect(pa.array([[1, 2, 3]])) == detector.detect([[1, 2, 3]])
+    scalar = pa.array(["abcde"])[0]
+    assert locate(detector, scalar) == locate(detector, "abcde")
+    with pytest.raises(WatermarkError, match=r"a scalar of Arrow: give its as_py\(\)"):
+        substitute(scalar, 0.5, vocab_size=50, seed=1)

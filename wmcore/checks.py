@@ -4,6 +4,7 @@ Each returns the value as a plain Python (or NumPy) one, or raises with the para
 remedy. Plain, because a NumPy integer of few bits would wrap in later arithmetic.
 """
 
+import io
 import math
 import re
 from collections.abc import Mapping, Set
@@ -78,8 +79,8 @@ def thread_count(threads: int | None) -> int:
 
 
 def text_list(name: str, texts: Any) -> list[Any]:
-    """The texts as a list, of an array its rows; TypeError for what has another shape: one text, a dict such as a
-    tokenizer's output, something without order, a path."""
+    """The texts as a list, of an array its rows; TypeError for what has another shape: one text, a dict such
+    as a tokenizer's output, a table, an open file, something without order, a path."""
     if isinstance(texts, (str, bytes)):
         raise TypeError(f"{name} is one string: give a list of texts, as in [text]")
     if isinstance(texts, Mapping):
@@ -89,11 +90,17 @@ def text_list(name: str, texts: Any) -> list[Any]:
         )
     if isinstance(texts, Set):
         raise TypeError(f"{name} is a {type(texts).__name__}, which has no order: give a list")
+    if hasattr(texts, "columns"):
+        raise TypeError(
+            f"{name} is a {type(texts).__name__}, a table: give one of its columns, as in list(table['text'])"
+        )
+    if isinstance(texts, io.IOBase):
+        raise TypeError(f"{name} is an open file: give a list of texts, as in [file.read()]")
     kind = str(getattr(getattr(texts, "dtype", None), "kind", "i"))  # "i": torch's, or none
     one_text = getattr(texts, "ndim", 0) == 1 and kind in "iuf"
     if not one_text:  # some arrays cannot even be listed
         try:
-            texts = list(texts)
+            texts = [one.as_py() if hasattr(one, "as_py") else one for one in texts]  # of Arrow
         except TypeError:
             raise TypeError(
                 f"{name} is a {type(texts).__name__}, but must be a list of texts, each a string or token ids"
@@ -113,6 +120,8 @@ def token_ids(text: Any) -> np.ndarray:
             f"it is a {type(text).__name__}, which maps names to values: give the token ids in it, such as its "
             "['input_ids']"
         )
+    if hasattr(text, "as_py"):  # NumPy would take the bytes of an Arrow string for integers
+        raise TypeError("it is a scalar of Arrow: give its as_py()")
     # Beside integers they would count as 0 and 1.
     if isinstance(text, (list, tuple)) and not _TRUTHS.isdisjoint(map(type, text)):
         raise TypeError("one of its items is a truth value, but integers are needed")

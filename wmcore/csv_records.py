@@ -35,7 +35,7 @@ def csv_records(name: str, stream: Any, kind: str, reading: Reading) -> Iterator
     fitting = (i for i, h in enumerate(headers) if isinstance(h, list) and not {*wanted} - {*h})
     chosen = next(fitting, None)
     if chosen is None:
-        columns = headers[0] if isinstance(headers[0], list) else []
+        columns = max((h for h in headers if isinstance(h, list)), key=len, default=[])
         column = next(one for one in wanted if one not in columns)
         names = ", ".join(one[:80] for one in columns[:8]) or "none"
         yield Fault(f"{name} has no column {column!r} (columns: {names}): name the right one")

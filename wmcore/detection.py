@@ -136,7 +136,8 @@ class Detection:
 
     def _too_few_resamples(self, level: float) -> bool:
         """Whether the test used all its resamples, none fits so well, and p is above the level even so."""
-        return self.method == "permutation" and not self.hits and (self.p_value or 0.0) > level
+        whole = self.method in ("permutation", "calibrated")
+        return whole and not self.hits and (self.p_value or 0.0) > level
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values; a gap's cost is null."""

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from wmcore.errors import WatermarkError
 
-PACKED = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+PACKED = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd", ".zstd": "zstd"}
 _KINDS = {
     "jsonl": (".jsonl", ".ndjson"),
     "json": (".json",),
@@ -19,14 +19,14 @@ _KINDS = {
 WHOLE = ("text", "html")
 """Kinds of which a file is one document, not records."""
 
-READ = ".txt, .md, .html, .jsonl, .json, .csv, .tsv, .warc (each also with .gz or .zst) or .parquet"
+READ = ".txt, .md, .html, .jsonl, .json, .csv, .tsv, .warc (each also with .gz, .bz2, .xz or .zst) or .parquet"
 """The names that are read, for messages."""
 
 _OTHERS = (
-    "7z aac arrow avi avro bin bmp bz2 doc docx eml epub exe feather flac gguf gif gz heic ico ipynb jpeg jpg key m4a"
-    " mbox mkv mobi mov mp3 mp4 mpeg mpg npy npz numbers odp ods odt ogg opus orc pages pdf pickle pkl png ppt pptx ps"
-    " psd pt rar rtf safetensors sqlite svg tar tgz tif tiff wat wav webm webp wma wmv xls xlsx xml xz yaml yml zip"
-    " zst zstd"
+    "7z aac arrow avi avro bin bmp br bz2 doc docx eml epub exe feather flac gguf gif gz heic ico ipynb jpeg jpg"
+    " key lz4 lzma m4a mbox mkv mobi mov mp3 mp4 mpeg mpg npy npz numbers odp ods odt ogg opus orc pages pdf"
+    " pickle pkl png ppt pptx ps psd pt rar rtf safetensors sqlite svg tar tgz tif tiff wat wav webm webp wma wmv"
+    " xls xlsx xml xz yaml yml zip zst zstd"
 )
 _NO_TEXT = {f".{end}" for end in _OTHERS.split()}
 

@@ -8,7 +8,7 @@ best key's is made, the others count as 0, and K / E is one over that mean.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -47,6 +47,12 @@ class Identification:
     length: int | None
     resamples: int
     error: str | None = None
+
+    def __bool__(self) -> NoReturn:
+        """Always a TypeError: `if identification` would be true of every text."""
+        raise TypeError(
+            "an Identification is neither true nor false: use identification.p_value <= level"
+        )
 
 
 def identify(

@@ -43,10 +43,24 @@ def json_records(stream: Any, limit: int) -> Iterator[bytes]:
     return lines(stream, limit, chain(repeat(b"\n", blank), filter(None, [line, following])))
 
 
-def are_json_lines(text: str) -> bool:
-    """Whether a text is two lines or more, each of them a JSON object."""
-    given = [line for line in text.splitlines() if line.strip()] if text[:1] == "{" else []
-    return len(given) > 1 and all(line.startswith("{") and _is_json(line) for line in given)
+def records_in_text(text: str) -> str | None:
+    """What is wrong with a text that is nothing but JSON records; None for any other.
+
+    Records are two lines or more, each of them an object, or an array of objects and strings.
+    """
+    text = text.strip()
+    if text[:1] not in ("{", "["):
+        return None
+    given = [line for line in text.splitlines() if line.strip()]
+    if len(given) > 1 and all(line.startswith("{") and _is_json(line) for line in given):
+        return "JSON Lines, not a text: every line is a JSON object; give it a name that ends in .jsonl"
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(value, list) and value and all(isinstance(one, (dict, str)) for one in value):
+        return "a JSON array, not a text: give it a name that ends in .json"
+    return None
 
 
 def _is_json(raw: bytes | str) -> bool:

@@ -1,5 +1,6 @@
 """What the readers of all formats share: how records are read, how far a reader is, and what it hands over."""
 
+import codecs
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -78,9 +79,14 @@ def decode(raw: bytes, limit: int) -> tuple[str | None, str | None]:
     """Text from bytes (UTF-8, with or without its mark), or None and what is wrong with them."""
     if len(raw) > limit:
         return None, too_long(limit)
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return None, "UTF-16, by its first bytes: convert it to UTF-8"
     if b"\0" in raw:
         return None, "binary data, not text: it contains a zero byte"
     try:
         return raw.decode("utf-8-sig"), None
     except UnicodeDecodeError as e:
-        return None, f"not UTF-8: byte 0x{raw[e.start]:02x} at offset {e.start:,}: convert it"
+        return (
+            None,
+            f"not UTF-8: byte 0x{raw[e.start]:02x} at offset {e.start:,}: convert it to UTF-8",
+        )

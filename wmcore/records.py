@@ -6,6 +6,7 @@ breaks off gives all that stands before the break, and then one document that sa
 """
 
 import json
+import lzma
 import re
 import sys
 import zlib
@@ -18,7 +19,7 @@ from wmcore.csv_records import csv_records
 from wmcore.errors import WatermarkError, reason
 from wmcore.formats import WHOLE, Format
 from wmcore.html_text import html_text, page_text
-from wmcore.json_records import are_json_lines, json_records, lines
+from wmcore.json_records import json_records, lines, records_in_text
 from wmcore.parquet_records import parquet_records
 from wmcore.reading import Cursor, Fault, Page, Reading, clean, decode, too_long
 from wmcore.unpack import unpacked
@@ -34,6 +35,7 @@ LONGEST_ID = 4096
 _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
+_JSON_KINDS = {int: "a number", float: "a number", str: "a string", list: "an array"}
 _LIKE_JSON = re.compile(r'\s*(\[\s*)?\{\s*"[^"\n]*"\s*:')
 _LIKE_HTML = re.compile(r"\s*<(!doctype\s+html|html)\b", re.IGNORECASE)
 
@@ -88,16 +90,22 @@ def read_items(
 ) -> Iterator[tuple[int, Any]]:
     """(position, what `document` makes a document of) for each record of a file, without those that the cursor skips.
 
-    Trouble with the disk or the network is raised; damage in the file itself becomes a last item that says so.
+    Trouble with the disk or the network is raised; damage in the file itself becomes a last item that says so, and
+    so does a file of nothing but blanks.
     """
+    empty = True
     try:
         with _found(name, raw, form, reading, cursor) as found:
             for item in found:
+                empty = empty and isinstance(item, bytes) and not item.strip()
                 if not cursor.skips(cursor.position, cursor.position):
                     yield cursor.position, item
                 cursor.position += 1
                 if cursor.total and form.kind != "parquet" and cursor.position % 256 == 0:
                     cursor.share = min(raw.tell() / cursor.total, 1.0)
+        skipped = form.kind == "parquet" and cursor.position > 0  # row groups that were not read
+        if empty and not skipped:
+            yield cursor.position, Fault("no documents in it")
     except Exception as error:
         if not _is_damage(error):
             raise
@@ -179,13 +187,13 @@ def text_document(name: str, position: int, raw: Any, form: Format, reading: Rea
     text, error = decode(data, reading.max_bytes)
     if text is not None and form.kind == "guess" and _LIKE_JSON.match(text):
         error = (
-            "JSON, it seems, not a text: give --text-field or --tokens-field, or a name that ends in .jsonl, .json "
-            "or .txt"
+            "JSON, it seems, not a text: give --text-field or --tokens-field, or a file whose name ends in .jsonl, "
+            ".json or .txt"
         )
     elif text is not None and form.kind == "guess" and _LIKE_HTML.match(text):
-        error = "HTML, it seems, not a text: give it a name that ends in .html, or .txt to test the tags, too"
-    elif text is not None and are_json_lines(text):
-        error = "JSON Lines, not a text: every line is a JSON object; give it a name that ends in .jsonl"
+        error = "HTML, it seems, not a text: give a file whose name ends in .html, or .txt to test the tags, too"
+    elif text is not None:
+        error = records_in_text(text)
     return Document(position, place, None if error else text, error=error)
 
 
@@ -208,7 +216,7 @@ def text_of(record: dict[str, Any], field: str, limit: int) -> tuple[str | None,
         return None, f"no field {field!r} (fields: {names}): name the right one"
     value = record[field]
     if not isinstance(value, str):
-        return None, f"field {field!r} is a {type(value).__name__}, not a string"
+        return None, f"field {field!r} is {_kind(value)}, not a string"
     try:
         over = len(value.encode()) > limit
     except UnicodeEncodeError:
@@ -250,6 +258,13 @@ def open_input(path: str) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
 
 
+def _kind(value: Any) -> str:
+    """What JSON calls a value, or else Python."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return _JSON_KINDS.get(type(value), f"a {type(value).__name__}")
+
+
 def _record(text: str) -> Any:
     """The JSON value of a line or element: an object, a text or a list of token ids; or a `Fault`."""
     try:
@@ -260,14 +275,13 @@ def _record(text: str) -> Any:
         return value
     if isinstance(value, list) and value and all(type(t) is int for t in value):
         return value
-    kind = type(value).__name__
-    return Fault(f"a JSON {kind}, not an object, a text or a list of token ids: give one a line")
+    return Fault(f"{_kind(value)}, not an object, a text or a list of token ids: give one a line")
 
 
 def _is_damage(error: Exception) -> bool:
     """Whether an error says that a file is damaged, not that disk or network failed."""
     arrow = sys.modules.get("pyarrow")
-    if isinstance(error, (EOFError, zlib.error)) or (
+    if isinstance(error, (EOFError, zlib.error, lzma.LZMAError)) or (
         arrow is not None and isinstance(error, arrow.ArrowException)
     ):
         return True

@@ -1,8 +1,10 @@
 """Compressed streams that give all they hold up to a break, and then say that they broke. Memory is bounded."""
 
+import bz2
 import contextlib
 import gzip
 import io
+import lzma
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,12 +16,16 @@ _WINDOW = 1 << 31  # zstd --long=31; only the part that a file really fills take
 
 @contextlib.contextmanager
 def unpacked(raw: Any, packing: str | None) -> Iterator[io.BufferedIOBase]:
-    """A buffered binary stream of what `raw` holds, which stays open. packing: "gzip", "zstd" or None.
+    """A buffered binary stream of what `raw` holds, which stays open. packing: "gzip", "bzip2", "xz", "zstd" or None.
 
     A stream that breaks off raises EOFError, a damaged one an error of its library, once all before it was read.
     """
     if packing == "gzip":
         yield gzip.GzipFile(fileobj=raw, mode="rb")
+    elif packing == "bzip2":
+        yield bz2.BZ2File(raw, mode="rb")
+    elif packing == "xz":
+        yield lzma.LZMAFile(raw, mode="rb")  # noqa: SIM115
     elif packing == "zstd":
         yield io.BufferedReader(_Zstd(raw), _CHUNK)
     else:

@@ -1,8 +1,10 @@
 """Strategies of input files for detect and scan, and what the two say of them."""
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import os
 import warnings
 from dataclasses import replace
@@ -31,9 +33,13 @@ SETTINGS = ScanSettings(
 
 
 def packed(name, data):
-    """The bytes as the end of a name says: gzip, zstd or as they are."""
+    """The bytes as the end of a name says: gzip, bzip2, xz, zstd or as they are."""
     if name.endswith(".gz"):
         return gzip.compress(data, 1, mtime=0)
+    if name.endswith(".bz2"):
+        return bz2.compress(data)
+    if name.endswith(".xz"):
+        return lzma.compress(data)
     if name.endswith((".zst", ".zstd")):
         import zstandard
 
@@ -84,6 +90,8 @@ PACKED = {
     "j.jsonl.zst": LINES,
     "k.json.zst": ARRAY,
     "l.JSON.GZ": ARRAY,
+    "j.jsonl.bz2": LINES,
+    "k.json.xz": ARRAY,
     "r.txt.gz": PLAIN["f.txt"],
     "s.csv.zst": PLAIN["n.csv"],
     "t.warc.gz": WARC,

@@ -57,8 +57,8 @@ def detect(
     files: Annotated[
         list[str],
         typer.Argument(
-            help="Texts (.txt, .md), HTML, or records in .jsonl, .json, .csv, .tsv, .warc (each also .gz, .zst) or "
-            ".parquet; - for standard input."
+            help="Texts (.txt, .md), HTML, or records in .jsonl, .json, .csv, .tsv, .warc (each also .gz, .bz2, .xz, "
+            ".zst) or .parquet; - for standard input."
         ),
     ],
     watermark: WatermarkFile,
@@ -237,13 +237,13 @@ def detect(
                     calibration=null,
                 )
             for row in results:
-                failed += row["error"] is not None
-                tested += 1
-                pace.show(tested, documents.share)
                 if as_json:
                     write_record(out, row)
                 else:
                     rows.append(row)
+                failed += row["error"] is not None
+                tested += 1
+                pace.show(tested, documents.share)
     except KeyboardInterrupt:
         kept = "their lines are written" if as_json else "the table shows them"
         note(f"stopped after {tested:,} documents: {kept}; the rest was not tested")
@@ -251,14 +251,12 @@ def detect(
     finally:
         if rows:
             _show(rows, detector, text_level, verdict_only=verdict_only, spans=spans)
-    if page is not None and tested:
+    if page is not None:
         page.write()
         more = f", without {page.left_out:,} texts that it has no room for" if page.left_out else ""
         note(f"{html}: each token coloured by how well it fits its key row{more}")
     if failed:
         note(f"{failed:,} of {tested:,} documents could not be tested")
-    if not tested:
-        raise WatermarkError(f"{', '.join(files)}: no documents; give files with some")
     if failed == tested:
         raise typer.Exit(2)
 

@@ -20,6 +20,7 @@ from wmcore.cli.console import (
     example,
     named,
     note,
+    say,
     show_table,
     standard_output,
     table_console,
@@ -46,9 +47,7 @@ EXAMPLES = example(
 def identify(
     files: Annotated[
         list[str],
-        typer.Argument(
-            help="Text files; records in .jsonl, .json (also .gz, .zst) or .parquet; - for standard input."
-        ),
+        typer.Argument(help="What detect reads; - for standard input."),
     ],
     watermarks: Annotated[
         list[str],
@@ -123,8 +122,6 @@ def identify(
             _show(rows, len(marks), level)
     if failed:
         note(f"{failed:,} of {tested:,} documents could not be tested")
-    if not tested:
-        raise WatermarkError(f"{', '.join(files)}: no documents; give files with some")
     if failed == tested:
         raise typer.Exit(2)
 
@@ -188,9 +185,11 @@ def _identified(
 
 
 def _show(rows: list[dict[str, Any]], count: int, level: float) -> None:
-    """The results as a table on standard output."""
+    """The results as a table on standard output, and what they mean."""
     from rich.table import Table
     from rich.text import Text
+
+    from wmcore.detection import MEANING
 
     table = Table(
         title=f"{count:,} keys; one is found where p, corrected for them, is at most {level:g}"
@@ -210,3 +209,4 @@ def _show(rows: list[dict[str, Any]], count: int, level: float) -> None:
             Text(printable(row["error"] or "")),
         )
     show_table(table_console(160), table)
+    say(f'{MEANING}\n"None found" does not say that a text is not ours.')

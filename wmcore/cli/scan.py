@@ -48,8 +48,8 @@ def scan(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="Texts, HTML, JSON Lines, .json, CSV, TSV, WARC (also .gz, .zst) or Parquet files, folders of them, "
-            "or fsspec URLs; - for records on standard input."
+            help="Texts, HTML, JSON Lines, .json, CSV, TSV, WARC (also .gz, .bz2, .xz, .zst) or Parquet files, folders "
+            "of them, or fsspec URLs; - for records on standard input."
         ),
     ],
     watermark: WatermarkFile,
@@ -175,11 +175,15 @@ def scan(
             on_progress=reporter.show,
         )
         try:
-            shown = 0
+            failed = 0
             for row in results:
-                if row["error"] is not None and shown < NAMED_ERRORS:
-                    shown += 1
+                failed += row["error"] is not None
+                if row["error"] is not None and failed <= NAMED_ERRORS:
                     reporter.note(f"{row['id'][:300]}: {row['error']}")
+            if failed > NAMED_ERRORS:
+                reporter.note(
+                    f"and {failed - NAMED_ERRORS:,} more that could not be tested: the column error says why"
+                )
         except KeyboardInterrupt:
             kept = len(list(shards(Path(output))))
             reporter.note(
@@ -288,14 +292,16 @@ class _Reporter:
 
 
 def _summary(summary: dict[str, Any], fdr: str, output: str) -> list[str]:
-    from wmcore.scan.words import by_chance, one_key
+    from wmcore.scan.words import MISSED, by_chance, one_key, verdict
 
     method = {"bh": "Benjamini-Hochberg", "by": "Benjamini-Yekutieli", "ebh": "e-BH"}[fdr]
     lines = [
         f"{summary['documents']:,} documents, {summary['errors']:,} of them could not be tested",
-        f"{summary['hits']:,} carry the watermark at q <= {summary['level']} ({method})",
+        verdict(summary) + (f" at q <= {summary['level']} ({method})" if summary["tested"] else ""),
     ]
     lines += filter(None, [by_chance(summary, fdr), one_key(summary, fdr)])
+    if summary["tested"] > summary["hits"]:
+        lines.append(MISSED)
     lines.append(f"results: {output}; see them with: wmcore report {output}")
     return lines
 

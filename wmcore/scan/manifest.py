@@ -42,6 +42,7 @@ _SUMMARY: dict[str, tuple[type, ...]] = {
     "least_p": (*_NUMBER, type(None)),
     "controls": (dict, type(None)),
 }
+_PASSED_OVER: dict[str, tuple[type, ...]] = {"total": _COUNT, "reasons": (dict,), "first": (list,)}
 _CONTROLS: dict[str, tuple[type, ...]] = {
     "count": _COUNT,
     "confidence": _NUMBER,
@@ -111,8 +112,16 @@ def _is_whole(manifest: dict[str, Any]) -> bool:
     summary = manifest["summary"]
     if summary is None:
         return True
-    return _has(summary, _SUMMARY) and (
-        summary["controls"] is None or _has(summary["controls"], _CONTROLS)
+    if not (
+        _has(summary, _SUMMARY)
+        and _has(summary, {"passed_over": (dict,)}, optional=True)
+        and (summary["controls"] is None or _has(summary["controls"], _CONTROLS))
+    ):
+        return False
+    passed = summary.get("passed_over")
+    return passed is None or (
+        _has(passed, _PASSED_OVER)
+        and _has(passed["reasons"], dict.fromkeys(passed["reasons"], _COUNT))
     )
 
 

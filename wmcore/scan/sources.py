@@ -26,12 +26,13 @@ HEAD = 1 << 16
 
 @dataclass(frozen=True)
 class Source:
-    """One input: a file with records, or all text files of a folder (in the order of their names)."""
+    """One input: a file, or all text files of a folder, the root (in the order of their names)."""
 
     format: Format
     name: str
     paths: list[str]
     filesystem: Any
+    root: str | None = None
 
     def identity(self) -> dict[str, Any]:
         """What tells whether the input is still the same: name, size, time of change, hash of its first 64 KiB."""
@@ -117,8 +118,13 @@ class Source:
             cursor.position = position
             if not cursor.skips(position, position):
                 form = format_of(path) or self.format
+                name = (
+                    posixpath.join(self.name, posixpath.relpath(path, self.root))
+                    if self.root
+                    else self.name
+                )
                 with self.filesystem.open(path, "rb") as stream:
-                    made = text_document(path, position, stream, form, reading)
+                    made = text_document(name, position, stream, form, reading)
                 yield position, made
             cursor.share = (position + 1) / len(self.paths)
 
@@ -214,7 +220,7 @@ def _folder(
     ]
     texts = [posixpath.join(path, file) for file, form in formats.items() if form.kind in WHOLE]
     if texts:
-        sources.append(Source(Format("text"), given, texts, filesystem))
+        sources.append(Source(Format("text"), given, texts, filesystem, path))
     if not sources:
         held = f"; {mine}" if mine.reasons else ", and nothing else"
         raise WatermarkError(f"input {given} holds no file that can be read, {READ}{held}")

@@ -4,6 +4,10 @@ from typing import Any
 
 PRACTICALLY_NONE = 0.01
 """An expected number of documents below this is called practically none."""
+MISSED = (
+    "A document that is not called may still be ours: short or much edited texts can be missed."
+)
+"""What no call means, for the page and the command."""
 
 
 def documents(count: int) -> str:
@@ -36,11 +40,12 @@ def by_chance(summary: dict[str, Any], fdr: str) -> str | None:
     if not tested or least is None:
         return None
     number = summary["expected_by_chance"] if hits else tested * least
+    match = "match this well" if hits else "match as well as the best one"
     many = expected(number)
     if hits and fdr == "ebh" and number >= PRACTICALLY_NONE:
         many = f"at most {many}"
     whole = f"none of the {documents(tested)} were" if tested > 1 else "the document were not"
-    return f"If {whole} ours, we would expect {many} to match this well."
+    return f"If {whole} ours, we would expect {many} to {match}."
 
 
 def one_key(summary: dict[str, Any], fdr: str) -> str | None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import sample_pages
 
-from wmcore.cli import demo, token_page
+from wmcore import token_page
+from wmcore.cli import demo
 from wmcore.detection import Detection
 from wmcore.pages import format_p
 from wmcore.schemes import SCHEMES

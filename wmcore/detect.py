@@ -1,5 +1,6 @@
 """`Detector`: texts in, `Detection` records out. A bad text costs nothing else, a long one is tested in windows."""
 
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -9,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wmcore.binning import binning
-from wmcore.checks import text_list, thread_count, token_ids
+from wmcore.checks import real_number, text_list, thread_count, token_ids
 from wmcore.detection import Detection
 from wmcore.engine import Alignment, Engine
 from wmcore.errors import WatermarkError, reason
 from wmcore.learned_scores import chosen_scores
-from wmcore.plan import STOP_AFTER, Columns, Plan, Subject, look_up, run
+from wmcore.plan import MOST, RESAMPLES, STOP_AFTER, Columns, Plan, Subject, look_up, run
 from wmcore.scores import Scores
 from wmcore.significance import seed_key
 from wmcore.watermark import Watermark, checked_watermark
@@ -124,6 +125,7 @@ class Detector:
         stop_after: int | None = STOP_AFTER,
         seed: int | None = None,
         calibration: "Calibration | None" = None,
+        level: float | None = None,
         alignment: bool = False,
     ) -> list[Detection]:
         """Test each text for the watermark (paper, Algorithm 2, with exact p-values).
@@ -149,6 +151,8 @@ class Detector:
             key, cannot foresee them. Not so with a published key, whose numbers anybody can make.
         calibration : Calibration, optional
             Take p from its stored statistics instead: approximate, and much faster.
+        level : float, optional
+            Instead of a plan: resamples enough for a p of half of this level, and as many more for a text in windows.
         alignment : bool
             Also report which token met which key row.
 
@@ -160,8 +164,8 @@ class Detector:
         Raises
         ------
         WatermarkError
-            For a number out of range, a calibration of another scheme, or a plan beside resamples, stop_after
-            or calibration.
+            For a number out of range, a level that would need over 2^31 resamples, a calibration of another scheme,
+            or a plan or level beside another way to find p.
         TypeError
             For one text, a dict or a tokenizer's output in place of a list of texts.
 
@@ -173,11 +177,21 @@ class Detector:
         """
         if plan is not None:
             _alone(
+                "plan",
                 resamples=resamples is not None,
                 stop_after=stop_after != STOP_AFTER,
                 calibration=calibration is not None,
             )
-        chosen = _plan(plan, resamples, stop_after)
+        if level is not None:
+            _alone(
+                "level",
+                plan=plan is not None,
+                resamples=resamples is not None,
+                calibration=calibration is not None,
+            )
+            chosen = Plan(resamples_for(level), stop_after)
+        else:
+            chosen = _plan(plan, resamples, stop_after)
         if calibration is not None:
             calibration.check(self.statistic, self.engine.problem)
         batch = self.read(texts)
@@ -326,10 +340,19 @@ def checked_detector(detector: Any) -> Detector:
     return detector
 
 
-def _alone(**others: bool) -> None:
-    """Raise WatermarkError for an argument that a plan would silently overrule."""
+def resamples_for(level: float) -> int:
+    """So many resamples that the least p of the permutation test is about half of the level; the default at least."""
+    level = real_number("level", level, 0, 1)
+    needed = 2 / level - 1 if level else math.inf
+    if needed > MOST:
+        raise WatermarkError(f"level is {level:g}, but must be at least {2 / MOST:.1g}: raise it")
+    return max(RESAMPLES, math.ceil(needed))
+
+
+def _alone(ruler: str, **others: bool) -> None:
+    """Raise WatermarkError for an argument that a plan or level would silently overrule."""
     for name in (name for name, given in others.items() if given):
-        raise WatermarkError(f"{name} is given, but plan is given, too: leave one of them out")
+        raise WatermarkError(f"{name} is given, but {ruler} is given, too: leave one of them out")
 
 
 def _plan(plan: Plan | None, resamples: int | None, stop_after: int | None) -> Plan:

@@ -5,7 +5,6 @@ with V questions of one token each, a text is forged without the key. A verdict 
 none about texts of few different tokens.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -15,8 +14,6 @@ import numpy as np
 from wmcore.checks import real_number, whole_number
 from wmcore.detect import Detector, checked_detector
 from wmcore.detection import LEVEL
-from wmcore.plan import RESAMPLES, Plan
-from wmcore.windows import plan_of_windows
 
 LEAST_DISTINCT = 25
 """A text needs this many different tokens, unless something else is asked for."""
@@ -88,12 +85,7 @@ def verdicts(
         else:
             places.append(place)
             arrays.append(array)
-    # So that the least p of the permutation test is about half of the level.
-    plan = Plan(max(RESAMPLES, math.ceil(2 / level) - 1))
-    for i, found in enumerate(detector.detect(arrays, plan=plan)):
-        place = places[i]
-        if found.windows > 1:  # p is then so many times a window's: ask for as many more resamples
-            (found,) = detector.detect([arrays[i]], plan=plan_of_windows(plan, found.windows))
+    for place, found in zip(places, detector.detect(arrays, level=level), strict=True):
         p = found.p_value
         answers[place] = Verdict(None if p is None else p <= level, found.error)
     return answers

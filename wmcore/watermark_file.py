@@ -5,6 +5,7 @@ import json
 import os
 import stat
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,20 @@ def write(path: str | os.PathLike, fields: dict[str, Any], replace: bool = True)
     """Write the fields of a watermark, key included as `Key.to_dict` gives it; whole or not at all."""
     document = {"format": FORMAT, "version": VERSION, **fields}
     private_file.write(Path(path), json.dumps(document, indent=2) + "\n", replace)
+
+
+def files(given: Sequence[str]) -> list[Path]:
+    """The watermark files that names of files and folders mean: of a folder all that end in .json, in order."""
+    found: list[Path] = []
+    for name in given:
+        path = Path(name)
+        inside = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        if not inside:
+            raise WatermarkError(
+                f"--watermark {name}: no file in this folder ends in .json; give watermark files"
+            )
+        found += inside
+    return found
 
 
 def read(path: str | os.PathLike) -> dict[str, Any]:

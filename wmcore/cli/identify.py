@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wmcore import watermark_file
 from wmcore.cli.console import (
     MOST,
     AsJson,
@@ -132,16 +133,7 @@ def _loaded(paths: Sequence[str]) -> "dict[str, Watermark]":
     """The watermarks of files and folders, by the names of their files."""
     from wmcore.watermark import Watermark
 
-    found: list[Path] = []
-    for given in paths:
-        path = Path(given)
-        inside = sorted(path.glob("*.json")) if path.is_dir() else [path]
-        if not inside:
-            raise WatermarkError(
-                f"--watermark {given}: no file in this folder ends in .json; give watermark files"
-            )
-        found += inside
-    return {str(path): Watermark.load(path) for path in found}
+    return {str(path): Watermark.load(path) for path in watermark_file.files(paths)}
 
 
 def _labelled(paths: Sequence[str], labels: str) -> "dict[str, Watermark]":

@@ -1,0 +1,166 @@
+"""The routes of the API."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from wmcore._version import __version__
+from wmcore.service.access import Visitor
+from wmcore.service.body import JSON, contents_of, read_body
+from wmcore.service.desk import Desk
+from wmcore.service.logs import fault_answer, note_of, place_of
+from wmcore.service.panel import Answer
+from wmcore.service.refusals import Refused
+from wmcore.service.settings import is_local
+from wmcore.service.words import PAPER, TECHNIQUE, meaning
+
+LINES = "application/x-ndjson"
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def desk_of(request: Request) -> Desk:
+    """The desk of the application that serves a request."""
+    return request.app.state.desk
+
+
+async def detect(request: Request) -> JSONResponse:
+    """Test texts for the watermark."""
+    desk = desk_of(request)
+    visitor, contents = await _asked(desk, request)
+    found = await desk.answers(request, visitor, contents)
+    return JSONResponse({"results": [result(visitor, one) for one in found], **_frame(desk)})
+
+
+async def detect_stream(request: Request) -> Response:
+    """The same, one line of JSON for each text as it is done; an error on the way is the last line."""
+    desk = desk_of(request)
+    visitor, contents = await _asked(desk, request)
+    found = desk.each(request, visitor, contents, step_tokens=1)
+    first = await anext(found)  # what is refused before that is an answer of its own
+    return _Lines(_lines(request, visitor, first, found), media_type=LINES)
+
+
+async def info(request: Request) -> JSONResponse:
+    """What this detector looks for, how sure it is, and what it takes."""
+    desk = desk_of(request)
+    detectors = list(desk.panel.detectors.values())
+    limits = desk.settings.limits
+    frame = _frame(desk)
+    del frame["key"]
+    return JSONResponse(
+        {
+            **frame,
+            "paper": PAPER,
+            "schemes": sorted({one.statistic.scheme.name for one in detectors}),
+            "keys": [one.watermark.fingerprint for one in detectors],
+            "tokenizer": desk.panel.reads_texts,
+            "limits": {
+                "body_bytes": limits.body_bytes,
+                "texts": limits.texts,
+                "tokens": limits.tokens,
+                "seconds": limits.seconds,
+            },
+            "links": {"detect": "/v1/detect", "openapi": "/openapi.json"},
+        }
+    )
+
+
+async def health(request: Request) -> JSONResponse:
+    """200 once the kernels are loaded."""
+    ready = desk_of(request).ready
+    return JSONResponse({"status": "ready" if ready else "starting"}, 200 if ready else 503)
+
+
+async def metrics(request: Request) -> Response:
+    """Counts for Prometheus."""
+    setting = desk_of(request).settings.metrics
+    direct = not any(name in request.headers for name in ("forwarded", "x-forwarded-for", "via"))
+    local = direct and request.client is not None and is_local(request.client.host)
+    if setting == "off" or (setting == "local" and not local):
+        raise Refused(
+            403,
+            "the counts are not for this address",
+            remedy="ask from the machine of the service, or let its operator set metrics",
+        )
+    return Response(request.app.state.metrics.page(), media_type=METRICS_TYPE)
+
+
+def result(visitor: Visitor, answer: Answer) -> dict[str, Any]:
+    """An answer as the visitor gets it."""
+    told: dict[str, Any] = {"verdict": answer.verdict, "error": answer.error}
+    if not visitor.tier.coarse:
+        span = answer.span
+        told |= {
+            "p_value": answer.p_value,
+            "statistic": answer.statistic,
+            "length": answer.length,
+            "span": None
+            if span is None
+            else {
+                "start": span.start,
+                "stop": span.stop,
+                "char_start": span.char_start,
+                "char_stop": span.char_stop,
+            },
+            "watermark": answer.watermark,
+            "key": answer.fingerprint,
+            "windows": answer.windows,
+        }
+    return told
+
+
+async def _asked(desk: Desk, request: Request) -> tuple[Visitor, list[Any]]:
+    """Who asks, and the texts."""
+    visitor = desk.admit(request)
+    body = await read_body(request, desk.settings.limits, JSON)
+    return visitor, contents_of(body, desk.settings.limits)
+
+
+def _frame(desk: Desk) -> dict[str, Any]:
+    """What is said beside the results."""
+    detectors = list(desk.panel.detectors.values())
+    return {
+        "technique": TECHNIQUE,
+        "key": detectors[0].watermark.fingerprint if len(detectors) == 1 else None,
+        "level": desk.panel.level,
+        "meaning": meaning(desk.panel.level, len(detectors)),
+        "version": __version__,
+    }
+
+
+async def _lines(
+    request: Request, visitor: Visitor, first: Answer, others: AsyncIterator[Answer]
+) -> AsyncIterator[str]:
+    """The lines of a stream."""
+    index = 0
+    try:
+        yield _line({"index": index, **result(visitor, first)})
+        async for answer in others:
+            index += 1
+            yield _line({"index": index, **result(visitor, answer)})
+    except Refused as refused:
+        yield _line(refused.body())
+    except Exception as error:
+        note = note_of(request)
+        note.fault = place_of(error)
+        yield bytes(fault_answer(note.id).body).decode() + "\n"
+    finally:
+        await others.aclose()  # type: ignore[attr-defined] # a generator: it gives the turn back
+
+
+def _line(told: dict[str, Any]) -> str:
+    return json.dumps(told, ensure_ascii=False) + "\n"
+
+
+class _Lines(StreamingResponse):
+    """A stream whose generator is closed even if the client goes before its end."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self.body_iterator.aclose()  # type: ignore[union-attr] # `_lines`

@@ -81,6 +81,8 @@ class Settings:
     tiers : tuple of Tier
     metrics : str
         One of `METRICS`.
+    operator, contact : str
+        Who answers for the service, as the page says it; empty for nobody.
     """
 
     watermarks: tuple[str, ...]
@@ -90,6 +92,8 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     tiers: tuple[Tier, ...] = (OPEN,)
     metrics: str = "local"
+    operator: str = ""
+    contact: str = ""
 
     def __post_init__(self) -> None:
         real_number("level", self.level, 0, 1)
@@ -101,6 +105,8 @@ class Settings:
             whole_number("threads", self.threads, 1, _MOST)
         if self.tokenizer is not None:
             string("tokenizer", self.tokenizer)
+        string("operator", self.operator)
+        string("contact", self.contact)
         opened = [tier.name for tier in self.tiers if tier.open]
         if len(opened) > 1:
             raise WatermarkError(

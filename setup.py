@@ -38,6 +38,7 @@ GENERATE = [
     "accelerate>=1.1,<2",
 ]
 SCAN = ["pyarrow>=17", "fsspec>=2024.6", "zstandard>=0.22,<1", "lxml>=6,<7"]
+SERVE = ["fastapi>=0.115,<1", "uvicorn>=0.30,<1", "prometheus-client>=0.21,<1"]
 RAY = [*SCAN, "ray[data]>=2.51,<3"]
 # CuPy without NVIDIA's compiler cannot build kernels. The driver decides: CUDA 12 or 13.
 CUDA12 = ["cupy-cuda12x>=14,<15", "nvidia-cuda-nvrtc-cu12>=12.4,<13"]
@@ -54,6 +55,8 @@ TEST = [
     DISASSEMBLER,
     *("pytest>=8.3,<10", "pytest-timeout>=2.3,<3", "hypothesis>=6.100,<7"),
     *SCAN,
+    *SERVE,
+    "httpx2>=2,<3",  # FastAPI's test client
     "datasets>=3.2",
     *("nbclient>=0.10,<1", "ipykernel>=6.29,<8"),  # run examples/compare.ipynb
     *PAPER,
@@ -98,6 +101,7 @@ setup(
         "demo": GENERATE,
         "scan": [*TOKENIZER, *SCAN],
         "ray": [*TOKENIZER, *RAY],
+        "serve": [*TOKENIZER, *SERVE],
         "paper": [*GENERATE, *PAPER],
         "llamacpp": LLAMACPP,
         "test": TEST,

@@ -28,6 +28,7 @@ from wmcore.cli import (
     identify,
     learn,
     scan,
+    serve,
 )
 from wmcore.cli.console import NAMES, example, named, note, output_option
 from wmcore.cli.output import check_output, reserved
@@ -151,6 +152,7 @@ app.command(epilog=identify.EXAMPLES)(identify.identify)
 app.command(epilog=derive.EXAMPLES)(derive.derive)
 app.command(epilog=calibrate.EXAMPLES)(calibrate.calibrate)
 app.command(epilog=learn.EXAMPLES)(learn.learn_scores)
+app.command(epilog=serve.EXAMPLES)(serve.serve)
 
 
 @app.command(epilog=example("wmcore demo", "wmcore demo --scheme exp-edit -o page.html"))

@@ -1,7 +1,7 @@
 """`Desk`: from a request to answers: who asks, the queue, the tests in steps, and what is noted."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -92,7 +92,7 @@ class Desk:
         *,
         detail: bool = False,
         step_tokens: int = STEP_TOKENS,
-    ) -> AsyncIterator[Answer]:
+    ) -> AsyncGenerator[Answer, None]:
         """The same, one by one as they are done."""
         note = note_of(request)
         note.texts = len(contents)
@@ -105,7 +105,7 @@ class Desk:
             )
         self._gate.count(visitor, len(contents))
         begun = asyncio.get_running_loop().time()
-        judge = partial(self.panel.judge, detail=detail)
+        judge: Callable[[Sequence[Text]], list[Answer]] = partial(self.panel.judge, detail=detail)
         if visitor.tier.coarse:
             judge = self.panel.judge_coarsely
         async with self._queue.turn() as turn:

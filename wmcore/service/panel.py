@@ -204,9 +204,9 @@ class Panel:
                 lengths[i] = len(array)
             for i, length in lengths.items():
                 most[i] = max(length, most[i] or 0)
-        for i, length in enumerate(most):
-            if self.most_tokens is not None and length is not None and length > self.most_tokens:
-                raise TooManyTokens(i, length, self.most_tokens)
+        for i, longest in enumerate(most):
+            if self.most_tokens is not None and (longest or 0) > self.most_tokens:
+                raise TooManyTokens(i, longest or 0, self.most_tokens)
         return [Text(*one) for one in zip(contents, ids, most, strict=True)]
 
     def judge(self, texts: Sequence[Text], *, detail: bool = False) -> list[Answer]:

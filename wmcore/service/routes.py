@@ -1,7 +1,7 @@
 """The routes of the API."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from starlette.requests import Request
@@ -133,7 +133,7 @@ def _frame(desk: Desk) -> dict[str, Any]:
 
 
 async def _lines(
-    request: Request, visitor: Visitor, first: Answer, others: AsyncIterator[Answer]
+    request: Request, visitor: Visitor, first: Answer, others: AsyncGenerator[Answer, None]
 ) -> AsyncIterator[str]:
     """The lines of a stream."""
     index = 0
@@ -149,7 +149,7 @@ async def _lines(
         note.fault = place_of(error)
         yield bytes(fault_answer(note.id).body).decode() + "\n"
     finally:
-        await others.aclose()  # type: ignore[attr-defined] # a generator: it gives the turn back
+        await others.aclose()  # gives the turn back
 
 
 def _line(told: dict[str, Any]) -> str:
@@ -163,4 +163,4 @@ class _Lines(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            await self.body_iterator.aclose()  # type: ignore[union-attr] # `_lines`
+            await self.body_iterator.aclose()

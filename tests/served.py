@@ -4,7 +4,9 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
+from urllib.request import urlopen
 
 import numpy as np
 import sample_pages
@@ -27,19 +29,26 @@ def watermark(folder):
 
 @contextmanager
 def served(watermark_file, *options):
-    """The address of a service that is ready, and the lines that it writes; it is stopped in the end."""
+    """The address of a service that is ready; what it says is in service.log beside the watermark file."""
     command = [sys.executable, "-m", "wmcore", "serve", "-w", str(watermark_file), "--port", "0"]
-    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
-    try:
-        said = ""
-        while (at := re.search(r"http://127\.0\.0\.1:\d+", said)) is None:
-            line = process.stderr.readline()
-            assert line, said
-            said += line
-        yield at[0]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+    log = watermark_file.with_name("service.log")
+    with log.open("w") as file:
+        process = subprocess.Popen([*command, *options], stderr=file)
+        try:
+            yield _when_ready(process, log)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=60)
+
+
+def _when_ready(process, log):
+    while process.poll() is None:
+        if address := re.search(r"http://127\.0\.0\.1:\d+", log.read_text()):
+            with suppress(OSError), urlopen(f"{address[0]}/healthz", timeout=10) as answer:
+                assert answer.status == 200
+                return address[0]
+        time.sleep(0.1)
+    raise AssertionError(log.read_text())
 
 
 def plain(length):

@@ -53,6 +53,12 @@ class Site:
     operator: str = ""
     contact: str = ""
 
+    @property
+    def most_words(self) -> int:
+        """The most tokens in English words, to two digits."""
+        words = self.most_tokens * 3 // 4
+        return round(words, 2 - len(str(words)))
+
 
 def blank(site: Site) -> str:
     """The page before anything is asked."""

@@ -12,7 +12,7 @@ from wmcore.service.desk import Desk
 from wmcore.service.form import read_form, text_of
 from wmcore.service.refusals import Refused
 from wmcore.service.routes import desk_of
-from wmcore.service.words import TECHNIQUE, one_in
+from wmcore.service.words import TECHNIQUE, false_alarm
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
@@ -54,10 +54,9 @@ async def check(request: Request) -> HTMLResponse:
 def site_of(desk: Desk) -> page.Site:
     """What the page says of a service."""
     count = len(desk.panel.detectors)
-    which = "this watermark" if count == 1 else f"any of our {count:,} watermarks"
     return page.Site(
         technique=TECHNIQUE,
-        false_alarm=f"{one_in(desk.panel.level)} texts without {which} would fit as well.",
+        false_alarm=f"{false_alarm(desk.panel.level, count)}.",
         threshold=desk.panel.level,
         most_tokens=desk.settings.limits.tokens,
         watermarks=count,

@@ -53,12 +53,6 @@ class Site:
     operator: str = ""
     contact: str = ""
 
-    @property
-    def most_words(self) -> int:
-        """The most tokens in English words, to two digits."""
-        words = self.most_tokens * 3 // 4
-        return round(words, 2 - len(str(words)))
-
 
 def blank(site: Site) -> str:
     """The page before anything is asked."""
@@ -124,8 +118,13 @@ def _page(site: Site, **said: object) -> str:
         site=site,
         levels=token_page.LEVELS,
         least=LEAST_TOKENS,
+        most_words=_two_digits(site.most_tokens * 3 // 4),
         version=__version__,
     )
+
+
+def _two_digits(number: int) -> int:
+    return round(number, 2 - len(str(number)))
 
 
 def _meaning(site: Site, answer: Answer) -> list[str]:

@@ -32,10 +32,13 @@ SPEAKS = {
     "cli/output.py": {"generate", "learn-scores", "keygen", "derive", "calibrate"},
     "cli/prompts.py": {"generate", "learn-scores"},
     "cli/scan.py": {"scan", "report"},
+    "cli/serve.py": {"serve"},
     "cli/texts.py": {"identify", "calibrate"},
     "scan/finish.py": {"scan"},
     "scan/job.py": {"scan"},
     "scan/worker.py": {"scan"},
+    "service/settings.py": {"serve"},
+    "watermark_file.py": {"identify", "serve"},
 }
 """Which commands show the messages of a module; those of any other module name the command, or say what all have."""
 

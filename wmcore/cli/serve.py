@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wmcore.cli.console import MOST, WATERMARK, TokenizerName, example, named, note, say
+from wmcore.cli.console import MOST, WATERMARK, TestScheme, TokenizerName, example, named, note, say
 from wmcore.errors import WatermarkError
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def serve(
         typer.Option(help="The p up to which a text is found. Default: 0.001."),
     ] = None,
     tokenizer: TokenizerName = None,
+    scheme: TestScheme = None,
     threads: Annotated[
         int | None,
         typer.Option(min=1, max=MOST, help="Of each worker. Default: its share of the cores."),
@@ -117,6 +118,7 @@ def serve(
             "watermarks": watermarks or ([named_elsewhere] if named_elsewhere else None),
             "level": level,
             "tokenizer": tokenizer,
+            "scheme": scheme,
             "threads": threads or (max(1, available() // workers) if workers > 1 else None),
             "metrics": metrics,
         },
@@ -167,7 +169,6 @@ def _bound(host: str, port: int) -> socket.socket:
 def _run(settings: "Settings", listener: socket.socket, workers: int) -> None:
     """Serve until a signal says to stop; what is under way is answered."""
     import uvicorn
-    from uvicorn.supervisors import Multiprocess
 
     from wmcore.service.app import SETTINGS, create_app, log_to_stderr, open_panel
     from wmcore.service.metrics import FOLDER
@@ -200,8 +201,9 @@ def _run(settings: "Settings", listener: socket.socket, workers: int) -> None:
     folder = tempfile.mkdtemp(prefix="wmcore-metrics-")
     os.environ[FOLDER] = folder
     os.environ[SETTINGS] = settings.to_json()
+    listener.close()  # each uvicorn hands sockets to its workers in another way: it makes its own
     try:
-        config = uvicorn.Config("wmcore.service.app:from_environment", factory=True, **options)
-        Multiprocess(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
+        target = "wmcore.service.app:from_environment"
+        uvicorn.run(target, factory=True, host=host, port=port, **options)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

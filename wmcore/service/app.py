@@ -44,6 +44,7 @@ def open_panel(settings: Settings) -> Panel:
     panel = Panel(
         {name: Watermark.load(path) for name, path in settings.names.items()},
         level=settings.level,
+        scheme=settings.scheme,
         threads=settings.threads,
         tokenizer=settings.tokenizer,
         most_tokens=settings.limits.tokens,
@@ -81,6 +82,7 @@ def create_app(settings: Settings, panel: Panel | None = None) -> FastAPI:
         version=__version__,
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=life,
     )
     app.state.desk = desk

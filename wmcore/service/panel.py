@@ -15,7 +15,6 @@ from wmcore.detect import Detector, resamples_for
 from wmcore.detection import LEAST_TOKENS, LEVEL, Detection
 from wmcore.errors import WatermarkError
 from wmcore.locate import Span, local_detector, locate
-from wmcore.models import load_tokenizer
 from wmcore.verdict import LEAST_DISTINCT, Verdict, verdicts
 from wmcore.watermark import Watermark
 from wmcore.windows import MOST_RESAMPLES
@@ -121,7 +120,7 @@ class Panel:
         By the names that answers use.
     level : float
         The largest corrected p of a text that is found.
-    threads : int, optional
+    scheme, threads : optional
         As for `Detector`.
     tokenizer : str or tokenizer, optional
         In place of the watermarks' own.
@@ -140,10 +139,13 @@ class Panel:
         watermarks: Mapping[str, Watermark],
         *,
         level: float = LEVEL,
+        scheme: str | None = None,
         threads: int | None = None,
         tokenizer: Any = None,
         most_tokens: int | None = None,
     ) -> None:
+        from wmcore.models import load_tokenizer
+
         if not watermarks:
             raise WatermarkError("watermarks is empty: give at least one")
         self.level = real_number("level", level, 0, 1)
@@ -157,7 +159,9 @@ class Panel:
                 if chosen not in loaded:
                     loaded[chosen] = load_tokenizer(chosen)
                 chosen = loaded[chosen]
-            self.detectors[name] = Detector(watermark, threads=threads, tokenizer=chosen)
+            self.detectors[name] = Detector(
+                watermark, scheme=scheme, threads=threads, tokenizer=chosen
+            )
         self._local = {name: local_detector(one) for name, one in self.detectors.items()}
 
     @property

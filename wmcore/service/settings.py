@@ -75,6 +75,8 @@ class Settings:
         The largest p of a text that is found.
     tokenizer : str or None
         In place of the watermarks' own.
+    scheme : str or None
+        How to test, where not as the watermarks say.
     threads : int or None
         CPU threads of a worker.
     limits : Limits
@@ -88,6 +90,7 @@ class Settings:
     watermarks: tuple[str, ...]
     level: float = LEVEL
     tokenizer: str | None = None
+    scheme: str | None = None
     threads: int | None = None
     limits: Limits = field(default_factory=Limits)
     tiers: tuple[Tier, ...] = (OPEN,)
@@ -103,8 +106,9 @@ class Settings:
             )
         if self.threads is not None:
             whole_number("threads", self.threads, 1, _MOST)
-        if self.tokenizer is not None:
-            string("tokenizer", self.tokenizer)
+        for name in ("tokenizer", "scheme"):
+            if getattr(self, name) is not None:
+                string(name, getattr(self, name))
         string("operator", self.operator)
         string("contact", self.contact)
         opened = [tier.name for tier in self.tiers if tier.open]

@@ -1,6 +1,7 @@
 """How the service is set, who may ask, and how much."""
 
 import re
+from pathlib import Path
 
 import pytest
 from services import files, watermark
@@ -49,6 +50,19 @@ def test_without_a_file_one_tier_is_open(tmp_path):
     assert found.open_in_full
     assert found.names == {"a": found.watermarks[0]}
     assert Settings.from_json(found.to_json()) == found
+
+
+def test_the_configuration_in_the_documents(tmp_path):
+    page = Path(__file__).resolve().parent.parent / "docs/service.md"
+    (text,) = re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "keys").mkdir()
+    paths = files(tmp_path / "keys", watermark())
+    found = read(tmp_path, text)
+    assert found.watermarks == paths
+    public, experts = found.tiers
+    assert (public.open, public.coarse, public.texts_a_minute) == (True, True, 20)
+    assert not experts.open
+    assert not found.open_in_full
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ test: $(VENV)/.have-test  ## every test but the slow and GPU ones
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 pages: $(VENV)/.have-pages  ## the HTML pages in a Chromium of yours, checked by axe (CHROMIUM=path if it is not found)
-	WMCORE_CHROMIUM="$(CHROMIUM)" HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m browser -rs tests/test_pages_browser.py
+	WMCORE_CHROMIUM="$(CHROMIUM)" HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m browser -rs tests/test_*_browser.py
 
 fuzz: $(VENV)/.have-test  ## damaged and hostile inputs: FUZZ=10000 of them; FUZZ_SEED=n for those of an earlier run
 	FUZZ=$(FUZZ) FUZZ_SEED=$(FUZZ_SEED) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/fuzz -m fuzz

@@ -38,7 +38,12 @@ GENERATE = [
     "accelerate>=1.1,<2",
 ]
 SCAN = ["pyarrow>=17", "fsspec>=2024.6", "zstandard>=0.22,<1", "lxml>=6,<7"]
-SERVE = ["fastapi>=0.115,<1", "uvicorn>=0.30,<1", "prometheus-client>=0.21,<1"]
+SERVE = [
+    "fastapi>=0.115,<1",
+    "uvicorn>=0.30,<1",
+    "prometheus-client>=0.21,<1",
+    "python-multipart>=0.0.20,<1",  # the page's form
+]
 RAY = [*SCAN, "ray[data]>=2.51,<3"]
 # CuPy without NVIDIA's compiler cannot build kernels. The driver decides: CUDA 12 or 13.
 CUDA12 = ["cupy-cuda12x>=14,<15", "nvidia-cuda-nvrtc-cu12>=12.4,<13"]

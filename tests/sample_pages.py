@@ -5,8 +5,8 @@ import re
 
 import numpy as np
 
-from wmcore import Detector, Key, Watermark
-from wmcore.cli import demo, token_page
+from wmcore import Detector, Key, Watermark, token_page
+from wmcore.cli import demo
 from wmcore.generation import Generation
 from wmcore.scan import scan
 from wmcore.scan.page import render

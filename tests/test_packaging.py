@@ -104,8 +104,8 @@ def test_installed_wheel_is_imported_from_where_it_is(wheel, tmp_path):
     )
     code = (
         f"import sys; sys.path.insert(0, {str(target)!r})\n"
-        "import wmcore.kernels.cpu, wmcore.bindings, wmcore.cli.token_page, wmcore.paper.command\n"
-        "wmcore.cli.token_page.render('t', [])\n"
+        "import wmcore.kernels.cpu, wmcore.bindings, wmcore.token_page, wmcore.paper.command\n"
+        "wmcore.token_page.render('t', [])\n"
         "print(wmcore.kernels.cpu.__file__)"
     )
     assert python("-c", code, cwd=tmp_path).strip().startswith(str(target / "wmcore/kernels/cpu"))

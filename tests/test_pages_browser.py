@@ -1,44 +1,21 @@
-"""The pages in a real browser (`make pages`): axe finds nothing, nothing runs or is fetched, all can be reached.
+"""The pages in a real browser (`make pages`): axe finds nothing, nothing runs or is fetched, all can be reached."""
 
-Chromium is the machine's own: WMCORE_CHROMIUM names it, or else it is looked for on the path.
-"""
-
-import os
-import shutil
 from itertools import product
 
 import pytest
 import sample_pages
-from peers import unavailable
+from browsers import DESK, PHONE, axe, launched
 
 pytestmark = pytest.mark.browser
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-RULES = {
-    "runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"],
-    "resultTypes": ["violations", "passes"],
-}
-PHONE, DESK = 360, 1280
 PAGES = ("report", "nothing", "demo", "token")
 VIEWS = list(product(PAGES, ("light", "dark"), (PHONE, DESK)))
 
 
 @pytest.fixture(scope="module")
 def chromium():
-    """A browser that is closed after the tests."""
-    try:
-        from playwright import sync_api
-    except ImportError:
-        unavailable("no playwright: make pages installs it")
-    named = os.environ.get("WMCORE_CHROMIUM")
-    path = named or next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        unavailable("no Chromium: install one, or name it in WMCORE_CHROMIUM")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=OPTIONS)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -85,25 +62,19 @@ def show(chromium, files):
 
 @pytest.mark.parametrize(("name", "scheme", "width"), VIEWS)
 def test_axe_finds_nothing(show, name, scheme, width):
-    from axe_playwright_python.sync_playwright import Axe
-
-    found = Axe().run(show(name, scheme, width), options=RULES).response
-    passed = {rule["id"] for rule in found["passes"]}
+    wrong, passed = axe(show(name, scheme, width))
     assert {"color-contrast", "region", "skip-link", "html-has-lang", "document-title"} <= passed
-    wrong = [(v["id"], [node["html"][:200] for node in v["nodes"]]) for v in found["violations"]]
     assert wrong == []
 
 
 def test_axe_sees_what_is_wrong(show):
     """Or the test above could not fail."""
-    from axe_playwright_python.sync_playwright import Axe
-
     page = show("token")
     page.evaluate(
         "document.body.style.color = '#ccc'; document.documentElement.removeAttribute('lang')"
     )
-    wrong = {v["id"] for v in Axe().run(page, options=RULES).response["violations"]}
-    assert {"color-contrast", "html-has-lang"} <= wrong
+    wrong, _ = axe(page)
+    assert {"color-contrast", "html-has-lang"} <= {rule for rule, _ in wrong}
 
 
 @pytest.mark.parametrize(("name", "width"), list(product(PAGES, (320, PHONE, DESK))))

@@ -6,7 +6,6 @@ from commands import Letters
 from services import V, letters_of, text_of, watermark
 
 from wmcore import Detector, WatermarkError
-from wmcore.detection import Detection
 from wmcore.locate import locate
 from wmcore.service.panel import FOUND, NOT_FOUND, NOT_TESTED, TOO_SHORT, Panel, TooManyTokens
 from wmcore.verdict import verdicts
@@ -73,15 +72,6 @@ def test_too_short_and_not_tested(panel):
     assert "january" not in outside.error  # the same is wrong under all
     assert (no_ids.verdict, text.verdict) == (NOT_TESTED, NOT_TESTED)
     assert not panel.reads_texts
-
-
-def test_where_no_resamples_suffice_nothing_is_claimed(panel, monkeypatch):
-    """A text of so many windows that the least p of all resamples, times their number, is above the level."""
-    said = Detection(0.002, -9.0, 0, 0, 9000, 1999, 0, "cpu", windows=4)
-    monkeypatch.setattr(Detector, "detect", lambda *_, **__: [said])
-    (answer,) = panel.answer([noise(1)])
-    assert answer.verdict == NOT_TESTED
-    assert answer.error.startswith("too few resamples to tell")
 
 
 def test_watermarks_of_different_vocabularies():

@@ -82,14 +82,6 @@ def test_texts_limits_load_and_a_graceful_stop(tmp_path):
                     sender.sendall(b"2710\r\n" + b" " * 10_000 + b"\r\n")
             assert sender.recv(100).startswith(b"HTTP/1.1 413 ")
 
-        # whoever goes in the middle of a stream, or waits no longer, leaves the thread to others
-        ask = {"json": {"tokens": [SLOW] * 8}, "timeout": 100}
-        with httpx2.stream("POST", f"{address}/v1/detect/stream", **ask) as stream:
-            assert json.loads(next(stream.iter_lines()))["index"] == 0
-        with pytest.raises(httpx2.ReadTimeout):
-            httpx2.post(f"{address}/v1/detect", **{**ask, "timeout": 0.05})
-        assert detect(address, [[1]]).status_code == 200
-
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda _: detect(address, [SLOW] * 8), range(8)))
         statuses = [answer.status_code for answer in answers]
@@ -104,8 +96,7 @@ def test_texts_limits_load_and_a_graceful_stop(tmp_path):
         assert process.wait(60) in (0, -signal.SIGTERM)
         with pytest.raises(httpx2.ConnectError):
             detect(address, [SLOW])
-        assert {line["status"] for line in lines()} <= {0, 200, 400, 413, 429}
-        assert not [line for line in lines() if "fault" in line]
+        assert {line["status"] for line in lines()} == {200, 413, 429}
         assert text not in str(lines())
 
 

@@ -2,6 +2,7 @@
 
 import html
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 import sample_pages
 
-from wmcore.cli import demo, token_page
+from wmcore import token_page
+from wmcore.cli import demo
 from wmcore.detection import Detection
 from wmcore.pages import format_p
 from wmcore.schemes import SCHEMES
@@ -150,6 +152,24 @@ def test_spans_are_marked():
         ("passage 2: p = 1\xa0×\xa010⁻⁹", "&gt;"),
     ]
     assert page.count('<i class="f1 in">') == 3
+
+
+def test_of_a_text_in_windows_the_best_is_marked_and_the_rest_is_plain():
+    found = replace(detection([2, 3], range(2), [-1.0] * 2), windows=3, window=(2, 4))
+    text = list(b"a<bc>d")
+    shown = token_page.passage("t", "exp", Letters(), text, found)
+    page = token_page.render(
+        "t", [token_page.Section("exp", "", [token_page.Example("p", [shown])])]
+    )
+    best = '<i class="f1 in">b</i><i class="f1 in">c</i>'
+    assert f"a&lt;<sup>the best window</sup>{best}&gt;d</div>" in page
+    spans = [SimpleNamespace(start=0, stop=1, p_value=0.001)]
+    shown = token_page.passage("t", "exp", Letters(), text, found, spans)
+    page = token_page.render(
+        "t", [token_page.Section("exp", "", [token_page.Example("p", [shown])])]
+    )
+    located = '<sup>passage 1: p = 0.001</sup><i class="out in">a</i>&lt;'
+    assert f'{located}<i class="f1">b</i><i class="f1">c</i>&gt;d</div>' in page
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,25 @@
 """HTML pages from the templates: one file each, no script, nothing fetched, all text escaped."""
 
 from datetime import datetime
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from wmcore.reading import clean
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def fill(template: str, **values: Any) -> str:
     """A template of this package filled in: a string of HTML that UTF-8 can hold."""
+    return clean(_environment().get_template(template).render(**values))
+
+
+@cache
+def _environment() -> "Environment":
+    """Of all templates; it keeps them compiled, which takes longer than filling them in."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -22,7 +32,7 @@ def fill(template: str, **values: Any) -> str:
     environment.filters.update(
         p=format_p, power=power_of_ten, meaning=p_in_words, count="{:,}".format, date=format_date
     )
-    return clean(environment.get_template(template).render(**values))
+    return environment
 
 
 def format_p(p: float | None) -> str:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, TextIO
 
+from wmcore import token_page
 from wmcore.attacks import damage
-from wmcore.cli import token_page
 from wmcore.cli.console import show_table, table_console
 from wmcore.detect import Detection, Detector
 from wmcore.generation import Generation, generate

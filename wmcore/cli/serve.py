@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from wmcore.service.settings import Settings
 
 _REMEDY = "run pip install 'wmcore-lm[serve]'"
-PACKAGES = {"fastapi": "0.115", "uvicorn": "0.30", "prometheus-client": "0.21"}
+PACKAGES = {
+    "fastapi": "0.115",
+    "uvicorn": "0.30",
+    "prometheus-client": "0.21",
+    "python-multipart": "0.0.20",
+}
 """What is needed, and from which version on."""
 
 EXAMPLES = example(

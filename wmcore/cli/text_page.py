@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from wmcore import whole_file
-from wmcore.cli import token_page
+from wmcore import token_page, whole_file
 from wmcore.cli.output import check_output
 from wmcore.detect import Detector
 from wmcore.detection import Detection

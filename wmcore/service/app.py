@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from wmcore._version import __version__
-from wmcore.service import routes, schema
+from wmcore.service import page_routes, routes, schema
 from wmcore.service.body import JSON
 from wmcore.service.desk import Desk
 from wmcore.service.logs import LOG, Envelope
@@ -91,6 +91,7 @@ def create_app(settings: Settings, panel: Panel | None = None) -> FastAPI:
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _refused_by_the_router)
     _add_routes(app)
+    app.include_router(page_routes.router)
     return app
 
 

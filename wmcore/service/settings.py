@@ -83,6 +83,8 @@ class Settings:
     tiers : tuple of Tier
     metrics : str
         One of `METRICS`.
+    operator, contact : str
+        Who answers for the service, as the page says it; empty for nobody.
     """
 
     watermarks: tuple[str, ...]
@@ -93,6 +95,8 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     tiers: tuple[Tier, ...] = (OPEN,)
     metrics: str = "local"
+    operator: str = ""
+    contact: str = ""
 
     def __post_init__(self) -> None:
         real_number("level", self.level, 0, 1)
@@ -105,6 +109,8 @@ class Settings:
         for name in ("tokenizer", "scheme"):
             if getattr(self, name) is not None:
                 string(name, getattr(self, name))
+        string("operator", self.operator)
+        string("contact", self.contact)
         opened = [tier.name for tier in self.tiers if tier.open]
         if len(opened) > 1:
             raise WatermarkError(

@@ -19,10 +19,12 @@ def one_in(level: float) -> str:
     return f"{about}one in {round(many):,}"
 
 
+def false_alarm(level: float, count: int) -> str:
+    """How often a text is found at a level without any of so many watermarks."""
+    which = "this watermark" if count == 1 else f"any of these {count:,} watermarks"
+    return f"{one_in(level)} texts without {which} would fit as well"
+
+
 def meaning(level: float, count: int) -> str:
     """What found means at a level, with so many watermarks tried."""
-    which = "this watermark" if count == 1 else f"any of these {count:,} watermarks"
-    return (
-        f"Found (p <= {level:g}): {one_in(level)} texts without {which} would fit as well. It does not say who wrote "
-        f"the text. {NOT_FOUND_MEANS}"
-    )
+    return f"Found (p <= {level:g}): {false_alarm(level, count)}. It does not say who wrote the text. {NOT_FOUND_MEANS}"

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from wmcore._version import __version__
-from wmcore.pages import fill
+from wmcore.pages import fill, power_of_ten
 from wmcore.schemes import SCHEMES
 
 if TYPE_CHECKING:
@@ -31,15 +31,16 @@ FOUND = 0.01
 @dataclass(frozen=True)
 class Piece:
     """A token as shown: the spaces before it, its text and colour level (None when no key row met it), whether key
-    rows were skipped or repeated before it, whether it is inside a passage that was located, and of the first token of
-    one its number and p."""
+    rows were skipped or repeated before it, whether it is inside a passage that is marked, what is said at the first
+    token of one, and whether it is outside the window that was aligned."""
 
     space: str
     text: str
     level: int | None
     jump: bool
     inside: bool = False
-    begins: tuple[int, float] | None = None
+    begins: str = ""
+    outside: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ def passage(
     tokens, detection
         The text, and what was detected in it.
     spans
-        What `locate` found in it: passages to mark.
+        What `locate` found in it: passages to mark. Without any, a text that was tested in windows has its best one
+        marked.
     about
         What is said of it beside the title.
     threshold
@@ -141,23 +143,24 @@ def passage(
     """
     texts = token_texts(tokenizer, [int(t) for t in tokens])
     fits = _fits(scheme, texts, detection)
+    first, last = detection.window or (0, len(texts))
     pieces = []
     previous = None
     for i, whole in enumerate(texts):
         text = whole.lstrip(" ")
         space = " " * (len(whole) - len(text))
         if i not in fits:
-            pieces.append(Piece(space, text, None, False))
+            pieces.append(Piece(space, text, None, False, outside=not first <= i < last))
             continue
         fit = fits[i]
         level = sum(fit.rarity >= limit for limit in LEVELS)
         jump = previous is not None and fit.row != previous + 1 and fit.row != 0
         pieces.append(Piece(space, text, level, jump))
         previous = fit.row
-    for number, span in enumerate(spans, start=1):
-        for i in range(span.start, span.stop):
+    for begins, start, stop in _marks(spans, detection):
+        for i in range(start, stop):
             pieces[i] = replace(pieces[i], inside=True)
-        pieces[span.start] = replace(pieces[span.start], begins=(number, span.p_value))
+        pieces[start] = replace(pieces[start], begins=begins)
     best = sorted(fits.values(), key=lambda fit: (-fit.rarity, fit.position))[:BEST]
     return Passage(
         title,
@@ -171,6 +174,16 @@ def passage(
         detection.found(threshold),
         detection.verdict(threshold),
     )
+
+
+def _marks(spans: Sequence[Span], detection: Detection) -> list[tuple[str, int, int]]:
+    """What to mark: what is said of it, its first token, and the one after its last."""
+    if not spans and detection.window is not None:
+        return [("the best window", *detection.window)]
+    return [
+        (f"passage {number}: p = {power_of_ten(span.p_value)}", span.start, span.stop)
+        for number, span in enumerate(spans, start=1)
+    ]
 
 
 def _fits(scheme: str, texts: Sequence[str], detection: Detection) -> dict[int, Fit]:

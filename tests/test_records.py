@@ -84,7 +84,7 @@ def test_a_name_that_says_nothing(tmp_path):
     for raw in ("<!DOCTYPE html>\n<title>a</title>", "\ufeff\n<HTML lang=en><p>a"):
         path.write_text(raw, encoding="utf-8")
         assert only_error(path).startswith(
-            "HTML, it seems, not a text: give it a name that ends in .html"
+            "HTML, it seems, not a text: give a file whose name ends in .html"
         )
     path.write_text("<p>An answer with its tags.</p>")
     assert contents(path) == [("", "<p>An answer with its tags.</p>")]

@@ -27,6 +27,7 @@ from wmcore.cli import (
     generate,
     identify,
     learn,
+    report,
     scan,
 )
 from wmcore.cli.console import NAMES, example, named, note, output_option
@@ -176,8 +177,8 @@ def demo(
     note(f"{output}: each token coloured by how well it fits its key row; open it in a browser")
 
 
-app.command(epilog=scan.SCAN_EXAMPLES)(scan.scan)
-app.command(epilog=scan.REPORT_EXAMPLES)(scan.report)
+app.command(epilog=scan.EXAMPLES)(scan.scan)
+app.command(epilog=report.EXAMPLES)(report.report)
 app.command(epilog=bench.EXAMPLES)(bench.bench)
 
 

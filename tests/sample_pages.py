@@ -7,6 +7,9 @@ import numpy as np
 
 from wmcore import Detector, Key, Watermark
 from wmcore.cli import demo, token_page
+from wmcore.evidence.page import render as render_evidence
+from wmcore.evidence.robustness import robustness
+from wmcore.evidence.scans import of_scan
 from wmcore.generation import Generation
 from wmcore.scan import scan
 from wmcore.scan.page import render
@@ -89,6 +92,19 @@ def scanned(folder, every=12, **settings):
 def report(folder, **settings):
     """The page of that scan."""
     return render(scanned(folder, **settings))
+
+
+def evidence(folder):
+    """The page for an authority of that scan, with control keys, a hostile input's name and edited texts."""
+    return render_evidence(evidence_of(folder), "<b>evidence</b>.json")[0]
+
+
+def evidence_of(folder):
+    """What that page says."""
+    mark, rng = watermark(), np.random.default_rng(8)
+    texts = [marked(mark, rng, length=80) for _ in range(6)]
+    found = of_scan(scanned(folder, controls=4))
+    return found.with_robustness(robustness(Detector(mark), texts), [])
 
 
 def demo_page():

@@ -181,7 +181,7 @@ def _findings(audit: dict[str, Any]) -> Section:
 def _false_alarms(audit: dict[str, Any]) -> Section:
     p = _p_values(audit, "unmarked")
     rows = [
-        FalseAlarms("texts without the watermark, under the true key", level, _share(p, level), 1)
+        FalseAlarms("unmarked texts, true key", level, _share(p, level), 1)
         for level in sorted({*LEVELS, audit["level"]}, reverse=True)
         if p
     ]
@@ -189,7 +189,7 @@ def _false_alarms(audit: dict[str, Any]) -> Section:
     counts = audit["counts"]
     if counts["other_keys"]:
         found = Share(counts["other_keys_found"], counts["other_keys"], None)
-        what = "marked texts, under keys that they were not written with"
+        what = "marked texts, other keys"
         rows.append(FalseAlarms(what, audit["level"], found, None))
     if rows:
         says.append(

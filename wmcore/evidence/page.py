@@ -21,7 +21,7 @@ def render(evidence: Evidence, name: str) -> tuple[str, bytes]:
         files=[*evidence.files, replace(written, what=f"{name}, the same facts for programs")],
         value=_value,
         percent=_percent,
-        versions=sorted({*evidence.ran, *evidence.reported}),
+        versions=list(dict.fromkeys([*evidence.reported, *evidence.ran])),
     )
     return page, content
 

@@ -65,7 +65,7 @@ ATTACKS = (
     Attack("first_quarter", "first quarter alone", partial(_cut, 0.25)),
 )
 _NEVER = [
-    Attacked("paraphrase", "paraphrased, by a person or a model"),
+    Attacked("paraphrase", "paraphrased"),
     Attacked("translation", "translated"),
 ]
 """No command here does these."""
@@ -116,7 +116,7 @@ def robustness(
         why = f" ({next(iter(failed.values()))})" if failed else ""
         raise WatermarkError(f"texts: none can be tested{why}; give marked texts")
     rows = [_tested(detector, arrays, attack, level, seed) for attack in attacks]
-    count = f"{len(arrays):,} marked text{'' if len(arrays) == 1 else 's'}"
+    count = f"{len(arrays):,} text{'' if len(arrays) == 1 else 's'}"
     says = [
         f"{count}, marked by the word of whoever made this report, were edited at random places, by tokens drawn "
         "evenly from the vocabulary, and tested again with the true key. A text is found if p ≤ "

@@ -1,7 +1,7 @@
 """`of_scan`: the evidence in the result folder of a finished scan."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from wmcore.statistic import WHOLE_TEXT
 from wmcore.versions import versions
 
 LEVELS = (0.05, 0.01, 0.001)
-"""The p at which false alarms are counted."""
+"""The p at which false alarms are counted, beside that of the weakest call."""
 
 _RULES = {
     "bh": "Benjamini-Hochberg",
@@ -152,8 +152,9 @@ def _findings(summary: dict[str, Any], fdr: str) -> Section:
 
 def _false_alarms(path: Path, summary: dict[str, Any]) -> Section:
     """The documents under control keys, which no text carries."""
-    controls = summary["controls"]
-    parts = list(_control_counts(path, controls["count"])) if controls else []
+    controls, threshold = summary["controls"], summary["threshold"]
+    levels = [*LEVELS, threshold] if summary["hits"] and threshold < LEVELS[-1] else LEVELS
+    parts = list(_control_counts(path, controls["count"], levels)) if controls else []
     tested = sum(n for n, _ in parts)
     if not tested:
         missing = "This scan ran no control keys, so that this was not measured: run it with --controls 19."
@@ -162,14 +163,14 @@ def _false_alarms(path: Path, summary: dict[str, Any]) -> Section:
     count = found.shape[1]
     rows = []
     effect = 1.0
-    for level, counts in zip(LEVELS, found, strict=True):
+    for level, counts in zip(levels, found, strict=True):
         interval = None
         if count > 1:
             effect = max(effect, design_effect(counts, tested))
             interval = by_keys(counts, tested, effect)
         rows.append(
             FalseAlarms(
-                what="the documents of this scan under control keys, which no text carries",
+                what="documents, control keys",
                 level=level,
                 found=Share(int(counts.sum()), tested * count, interval),
                 keys=count,
@@ -186,8 +187,10 @@ def _false_alarms(path: Path, summary: dict[str, Any]) -> Section:
     return Section([BY_CONSTRUCTION, measured], rows)
 
 
-def _control_counts(path: Path, count: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(documents, those with p up to each of `LEVELS` under each control key: int64 [3, count]) of each shard."""
+def _control_counts(
+    path: Path, count: int, levels: Sequence[float]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(documents, those with p up to each level under each control key: int64 [levels, count]) of each shard."""
     for *_, file in shards(path):
         lists = read_shard(file, ["controls"])["controls"].drop_null().combine_chunks()
         values = np.asarray(lists.flatten(), float)
@@ -196,7 +199,7 @@ def _control_counts(path: Path, count: int) -> Iterator[tuple[int, np.ndarray]]:
             raise damaged(file, f"it has not {count} controls for each document")
         p = values.reshape(len(sizes), -1)
         if len(p):
-            yield len(p), np.stack([(p <= level).sum(axis=0) for level in LEVELS])
+            yield len(p), np.stack([(p <= level).sum(axis=0) for level in levels])
 
 
 def _not_tested() -> Section:
@@ -230,10 +233,14 @@ def _parameters(manifest: dict[str, Any], score: str) -> list[Fact]:
         ("correction_documents", "correction for documents (q)", _RULES.get(fdr, fdr)),
     ]
     inputs = [
-        (f"input_{i}", "input", f"{one['name']}, {one['files']:,} files, {one['size']:,} bytes")
-        for i, one in enumerate(manifest["inputs"], start=1)
+        (f"input_{i}", "input", _input(one)) for i, one in enumerate(manifest["inputs"], start=1)
     ]
     return [Fact(name, label, plain(value)) for name, label, value in [*facts, *inputs]]
+
+
+def _input(given: dict[str, Any]) -> str:
+    files = f" ({given['files']:,} files)" if given["files"] > 1 else ""
+    return f"{given['name']}{files}, {given['size']:,} bytes"
 
 
 def _files(path: Path) -> list[Digest]:

@@ -27,8 +27,8 @@ BY_CONSTRUCTION = (
 )
 
 LIMITS = [
-    "p is how often a text that has nothing to do with the key matches it this well. It is not the probability that a "
-    "machine wrote the text, nor that the text is ours.",
+    "p is how often, at most, a text that has nothing to do with the key matches it this well. It is not the "
+    "probability that a machine wrote the text, nor that the text is ours.",
     "Absence proves nothing. A text in which no watermark is found may be ours all the same: short, edited, "
     "paraphrased, translated, or of words so certain that they leave no room for a mark. It may as well come from a "
     "model without this watermark, or with another key.",

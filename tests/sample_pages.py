@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib.resources import files
 
 import numpy as np
 
@@ -18,6 +19,7 @@ HOSTILE = ("<script>document.title='run'</script>", "<img", "onerror=alert(1)>",
 FOREIGN = ("العلامة", "المائية", "في", "النص", "😀", "👩‍👩‍👧", "Grüße", "x" * 120)
 PROSE = " ".join(opening["prompt"] for opening in demo.openings())
 WORDS = list(dict.fromkeys([*HOSTILE, *FOREIGN, *re.findall(r"\S+", PROSE)]))
+TEMPLATES = files("wmcore") / "templates"
 STRANGE = len(HOSTILE) + len(FOREIGN)
 V = 512
 WEAK = 0.4
@@ -96,14 +98,14 @@ def report(folder, **settings):
 
 def evidence(folder):
     """The page for an authority of that scan, with control keys, a hostile input's name and edited texts."""
-    return render_evidence(evidence_of(folder), "<b>evidence</b>.json")[0]
+    found = with_edits(of_scan(scanned(folder, controls=4)))
+    return render_evidence(found, "<b>evidence</b>.json")[0]
 
 
-def evidence_of(folder):
-    """What that page says."""
+def with_edits(found):
+    """The evidence with six texts that are edited and tested again."""
     mark, rng = watermark(), np.random.default_rng(8)
     texts = [marked(mark, rng, length=80) for _ in range(6)]
-    found = of_scan(scanned(folder, controls=4))
     return found.with_robustness(robustness(Detector(mark), texts), [])
 
 

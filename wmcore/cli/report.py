@@ -171,7 +171,7 @@ class _Marked:
 
 def _evidence(result: Path, output: str | None, marked: _Marked, force: bool) -> None:
     """Write the page and the JSON."""
-    from wmcore.evidence.audits import marked_texts, of_audit, read_audit, test_of_audit
+    from wmcore.evidence import audits
     from wmcore.evidence.page import render
     from wmcore.evidence.record import digest
 
@@ -187,12 +187,13 @@ def _evidence(result: Path, output: str | None, marked: _Marked, force: bool) ->
     kept: list[Any] = []
     if result.is_dir():
         _need_arrow()
-        from wmcore.evidence.scans import of_scan, test_of_scan
+        from wmcore.evidence import scans
 
-        evidence, test = of_scan(result), test_of_scan(result)
+        evidence, test = scans.of_scan(result), scans.tested_as(result)
     else:
-        audit = read_audit(result)
-        evidence, test, kept = of_audit(result), test_of_audit(audit), marked_texts(audit)
+        audit = audits.read_audit(result)
+        evidence, test = audits.of_audit(result), audits.tested_as(audit)
+        kept = audits.marked_texts(audit)
     if marked.files or (kept and marked.watermark is not None):
         texts = marked.read() if marked.files else kept
         files = [digest(Path(path)) for path in marked.files or ()]

@@ -46,7 +46,9 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "diagnoses": (list,),
     "rows": (list,),
 }
-_COUNTS: dict[str, tuple[type, ...]] = {"other_keys": (int,), "other_keys_found": (int,)}
+_COUNTS: dict[str, tuple[type, ...]] = dict.fromkeys(
+    ("failed", "too_short", "other_keys", "other_keys_found"), (int,)
+)
 _CHECK: dict[str, tuple[type, ...]] = {"name": (str,), "verdict": (str,), "words": (str,)}
 _ROW: dict[str, tuple[type, ...]] = {"kind": (str,), "p_value": (*_NUMBER, type(None))}
 
@@ -96,15 +98,16 @@ def marked_texts(audit: dict[str, Any]) -> list[str]:
     ]
 
 
-def test_of_audit(audit: dict[str, Any]) -> TestedAs:
+def tested_as(audit: dict[str, Any]) -> TestedAs:
     """How the texts of an audit were tested."""
     test = {**audit["watermark"], **audit["detector"]}
+    score = test.get("score")
     return TestedAs(
         fingerprint=audit["fingerprint"],
-        scheme=test.get("scheme", ""),
+        scheme=scheme_of(test.get("scheme")).name,
         gap=test.get("gap"),
         block_length=test.get("block_length") or WHOLE_TEXT,
-        score=test.get("score"),
+        score=None if score == scheme_of(test.get("scheme")).score else score,
         level=audit["level"],
     )
 
@@ -124,7 +127,7 @@ def of_audit(path: str | os.PathLike) -> Evidence:
     """
     audit = read_audit(path)
     mark = audit["watermark"]
-    scheme = scheme_of(test_of_audit(audit).scheme)
+    scheme = scheme_of(tested_as(audit).scheme)
     missing = (
         "The audit kept no marked texts, or the watermark was not given, so that nothing was measured here: give some "
         "with wmcore report --evidence --texts."
@@ -158,9 +161,12 @@ def _p_values(audit: dict[str, Any], kind: str) -> list[float]:
 def _findings(audit: dict[str, Any]) -> Section:
     p = _p_values(audit, "marked")
     found = sum(one <= audit["level"] for one in p)
+    counts = audit["counts"]
     facts = [
+        Fact("failed", "texts that could not be written or tested", counts["failed"]),
         Fact("marked", "marked texts tested", len(p)),
-        Fact("found", f"found among them (p ≤ {audit['level']:g})", found),
+        Fact("too_short", "of them too short to tell, and not found", counts["too_short"]),
+        Fact("found", f"of them found (p ≤ {audit['level']:g})", found),
     ]
     if p:
         low, high = clopper_pearson(found, len(p))
@@ -187,15 +193,16 @@ def _false_alarms(audit: dict[str, Any]) -> Section:
     ]
     says = [BY_CONSTRUCTION]
     counts = audit["counts"]
-    if counts["other_keys"]:
-        found = Share(counts["other_keys_found"], counts["other_keys"], None)
-        what = "marked texts, other keys"
-        rows.append(FalseAlarms(what, audit["level"], found, None))
+    tests, found = counts["other_keys"], counts["other_keys_found"]
+    if 0 <= found <= tests > 0:
+        share = Share(found, tests, clopper_pearson(found, tests))
+        rows.append(FalseAlarms("marked texts, other keys", audit["level"], share, tests))
     if rows:
         says.append(
-            "Every text that is found though it does not carry the key is a false alarm. Intervals are of 95 % "
-            "(Clopper and Pearson), for texts like these; texts that share words depend on each other under one key, "
-            "for which they do not allow."
+            "Every text that is found though it does not carry the key is a false alarm. Intervals are of 95 % (Clopper "
+            "and Pearson). Other keys are used once each, so that their tests are independent. Unmarked texts are all "
+            "tested with the true key; those that share words depend on each other, for which their intervals do not "
+            "allow."
         )
     else:
         says.append("The audit had no texts without the watermark, so that nothing was measured.")

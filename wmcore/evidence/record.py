@@ -37,14 +37,13 @@ class FalseAlarms:
     """How often texts that do not carry the key were found.
 
     what : which texts under which keys; level : they were found where p <= level; found : of all of them; keys : under
-    how many keys, None where that is not known; least, most : texts found under a key, at least and at most, of several
-    keys.
+    how many keys; least, most : texts found under a key, at least and at most, where each tested all of them.
     """
 
     what: str
     level: float
     found: Share
-    keys: int | None
+    keys: int
     least: int | None = None
     most: int | None = None
 

@@ -141,7 +141,7 @@ class Audit:
         texts under unrelated keys), other_keys_found: int.
     checks : tuple of Check
     diagnoses : tuple of Diagnosis
-        Of what is not good; empty for a good audit.
+        Of what is not good.
     rows : tuple of Row
     """
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from wmcore.audit.result import FORMAT, VERSION
 from wmcore.errors import WatermarkError, shown
 from wmcore.evidence.record import (
     Evidence,
@@ -25,7 +26,6 @@ from wmcore.schemes import scheme_of
 from wmcore.statistic import WHOLE_TEXT
 from wmcore.versions import versions
 
-FORMAT, VERSION = "wmcore.audit", 1
 LEVELS = (0.05, 0.01, 0.001)
 """The p at which false alarms are counted, beside the audit's own."""
 
@@ -199,10 +199,10 @@ def _false_alarms(audit: dict[str, Any]) -> Section:
         rows.append(FalseAlarms("marked texts, other keys", audit["level"], share, tests))
     if rows:
         says.append(
-            "Every text that is found though it does not carry the key is a false alarm. Intervals are of 95 % (Clopper "
-            "and Pearson). Other keys are used once each, so that their tests are independent. Unmarked texts are all "
-            "tested with the true key; those that share words depend on each other, for which their intervals do not "
-            "allow."
+            "Every text that is found though it does not carry the key is a false alarm. Intervals are of 95 % "
+            "(Clopper and Pearson). Other keys are used once each, so that their tests are independent. Unmarked texts "
+            "are all tested with the true key; those that share words depend on each other, for which their intervals "
+            "do not allow."
         )
     else:
         says.append("The audit had no texts without the watermark, so that nothing was measured.")

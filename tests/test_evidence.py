@@ -18,7 +18,7 @@ from wmcore.attacks import substitute
 from wmcore.evidence.page import render
 from wmcore.evidence.record import Evidence, Fact, plain
 from wmcore.evidence.robustness import ATTACKS, Attack, robustness
-from wmcore.evidence.scans import of_scan, tested_as
+from wmcore.evidence.scans import how_tested, of_scan
 from wmcore.intervals import clopper_pearson
 from wmcore.scan.manifest import MANIFEST, read_manifest
 from wmcore.scan.store import read_shard, shards
@@ -337,7 +337,7 @@ def test_texts_that_cannot_be_read_are_counted(texts):
 
 
 def test_a_scan_says_how_it_was_tested(controlled):
-    test = tested_as(controlled)
+    test = how_tested(controlled)
     assert (test.fingerprint, test.scheme) == (sample_pages.watermark().fingerprint, "exp")
     assert (test.gap, test.block_length, test.score) == (0.0, 0, None)
 

@@ -189,10 +189,10 @@ def _evidence(result: Path, output: str | None, marked: _Marked, force: bool) ->
         _need_arrow()
         from wmcore.evidence import scans
 
-        evidence, test = scans.of_scan(result), scans.tested_as(result)
+        evidence, test = scans.of_scan(result), scans.how_tested(result)
     else:
         audit = audits.read_audit(result)
-        evidence, test = audits.of_audit(result), audits.tested_as(audit)
+        evidence, test = audits.of_audit(result), audits.how_tested(audit)
         kept = audits.marked_texts(audit)
     if marked.files or (kept and marked.watermark is not None):
         texts = marked.read() if marked.files else kept

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from wmcore.audit.result import FORMAT, VERSION
@@ -98,7 +98,7 @@ def marked_texts(audit: dict[str, Any]) -> list[str]:
     ]
 
 
-def tested_as(audit: dict[str, Any]) -> TestedAs:
+def how_tested(audit: dict[str, Any]) -> TestedAs:
     """How the texts of an audit were tested."""
     test = {**audit["watermark"], **audit["detector"]}
     score = test.get("score")
@@ -127,7 +127,7 @@ def of_audit(path: str | os.PathLike) -> Evidence:
     """
     audit = read_audit(path)
     mark = audit["watermark"]
-    scheme = scheme_of(tested_as(audit).scheme)
+    scheme = scheme_of(how_tested(audit).scheme)
     missing = (
         "The audit kept no marked texts, or the watermark was not given, so that nothing was measured here: give some "
         "with wmcore report --evidence --texts."
@@ -219,11 +219,14 @@ def _parameters(audit: dict[str, Any]) -> list[Fact]:
         Fact("fingerprint", "fingerprint of the key (never the key)", audit["fingerprint"]),
         Fact("level", "a text is found if its p is at most", plain(audit["level"])),
     ]
+    detector = dict(audit["detector"])
+    if isinstance(detector.get("tokenizer"), str):
+        detector["tokenizer"] = PurePath(detector["tokenizer"]).name  # not whose folder it was in
     groups = {"watermark": "watermark", "detector": "test", "writer": "writer"}
     for name, label in groups.items():
         facts += [
             Fact(f"{name}_{key}", f"{label}: {key.replace('_', ' ')}", plain(value))
-            for key, value in audit[name].items()
+            for key, value in {**audit, "detector": detector}[name].items()
         ]
     return facts
 

@@ -51,7 +51,7 @@ _SETTINGS = {
 }
 
 
-def tested_as(folder: str | os.PathLike) -> TestedAs:
+def how_tested(folder: str | os.PathLike) -> TestedAs:
     """How the documents of a scan were tested."""
     manifest = read_manifest(folder)
     mark = manifest["watermark"]

@@ -113,8 +113,8 @@ def test_a_calibrated_scan_says_that_it_is_approximate(controlled, quiet, tmp_pa
     folder = edited_manifest(
         quiet, tmp_path, lambda m: m["settings"].__setitem__("first", "calibrated")
     )
-    assert any("approximate" in line for line in of_scan(folder).technique.says)
-    assert not any("approximate" in line for line in of_scan(controlled).technique.says)
+    assert any("approximate" in line for line in of_scan(folder).false_alarms.says)
+    assert not any("approximate" in line for line in of_scan(controlled).false_alarms.says)
 
 
 def edited_manifest(folder, tmp_path, change):
@@ -140,6 +140,14 @@ def test_digests_are_those_that_the_commands_print(controlled):
         assert done.stdout.split()[0] == file.sha256
     for sha256 in [hashlib.sha256(content).hexdigest(), *(file.sha256 for file in files)]:
         assert sha256 in page
+
+
+def test_a_shard_of_nothing_but_errors(tmp_path):
+    """The 121st document, which cannot be read, in a shard of its own."""
+    folder = sample_pages.scanned(tmp_path, controls=2, shard_size=120)
+    rows = of_scan(folder).false_alarms.rows
+    assert len(list(folder.glob("part-*"))) == 2
+    assert {row.found.of for row in rows} == {240}
 
 
 def test_many_shards_have_one_digest(tmp_path):
@@ -198,6 +206,7 @@ def test_what_others_wrote_is_shown_as_text(quiet, tmp_path):
         manifest["inputs"][0]["name"] = hostile
         manifest["settings"]["tokenizer"] = hostile
         manifest["settings"]["window"] = float("nan")
+        manifest["settings"]["fdr"] = ["<i>"]
         manifest["watermark"]["key_length"] = [1, 2]
         manifest["began"] = hostile
 

@@ -129,8 +129,8 @@ def of_audit(path: str | os.PathLike) -> Evidence:
     mark = audit["watermark"]
     scheme = scheme_of(how_tested(audit).scheme)
     missing = (
-        "The audit kept no marked texts, or the watermark was not given, so that nothing was measured here: give some "
-        "with wmcore report --evidence --texts."
+        "Nothing was measured here: it takes marked texts (wmcore report --evidence --texts, or wmcore audit "
+        "--with-texts) and the watermark."
     )
     return Evidence(
         about="audit",

@@ -90,12 +90,6 @@ def of_scan(folder: str | os.PathLike) -> Evidence:
             f"the scan in {path} is not finished: run the same 'wmcore scan' to go on"
         )
     scheme = scheme_of(mark["scheme"])
-    how = technique(scheme, mark.get("key_length"))
-    if settings.get("first") == "calibrated":
-        how.says.append(
-            "In this scan, p of documents that ended in the first pass come from stored statistics of other documents "
-            "and are approximate. No document is called by such a p."
-        )
     return Evidence(
         about="scan",
         verdict=words.verdict(summary),
@@ -105,8 +99,8 @@ def of_scan(folder: str | os.PathLike) -> Evidence:
         began=manifest.get("began"),
         ended=manifest.get("ended"),
         findings=_findings(summary, settings.get("fdr", "bh")),
-        technique=how,
-        false_alarms=_false_alarms(path, summary),
+        technique=technique(scheme, mark.get("key_length")),
+        false_alarms=_false_alarms(path, summary, settings),
         robustness=_not_tested(),
         parameters=_parameters(manifest, str(scheme.score)),
         ran={"wmcore": manifest["wmcore"], **manifest.get("versions", {})},
@@ -150,15 +144,21 @@ def _findings(summary: dict[str, Any], fdr: str) -> Section:
     return Section([said for said in says if said is not None], facts)
 
 
-def _false_alarms(path: Path, summary: dict[str, Any]) -> Section:
+def _false_alarms(path: Path, summary: dict[str, Any], settings: dict[str, Any]) -> Section:
     """The documents under control keys, which no text carries."""
     controls, threshold = summary["controls"], summary["threshold"]
     levels = [*LEVELS, threshold] if summary["hits"] and threshold < LEVELS[-1] else LEVELS
     parts = list(_control_counts(path, controls["count"], levels)) if controls else []
     tested = sum(n for n, _ in parts)
     if not tested:
+        says = [BY_CONSTRUCTION]
+        if settings.get("first") == "calibrated":
+            says.append(
+                "In this scan that is approximate for documents that ended in the first pass: their p come from stored "
+                "statistics of other documents."
+            )
         missing = "This scan ran no control keys, so that this was not measured: run it with --controls 19."
-        return Section([BY_CONSTRUCTION, missing], [])
+        return Section([*says, missing], [])
     found = np.sum([part for _, part in parts], axis=0)
     count = found.shape[1]
     rows = []
@@ -197,8 +197,8 @@ def _control_counts(
         sizes = np.asarray(lists.value_lengths())
         if (sizes != count).any() or not ((values >= 0) & (values <= 1)).all():
             raise damaged(file, f"it has not {count} controls for each document")
-        p = values.reshape(len(sizes), -1)
-        if len(p):
+        if len(sizes):
+            p = values.reshape(-1, count)
             yield len(p), np.stack([(p <= level).sum(axis=0) for level in levels])
 
 
@@ -230,7 +230,7 @@ def _parameters(manifest: dict[str, Any], score: str) -> list[Fact]:
             "correction for windows",
             "Bonferroni: their number times the least p",
         ),
-        ("correction_documents", "correction for documents (q)", _RULES.get(fdr, fdr)),
+        ("correction_documents", "correction for documents (q)", _RULES.get(str(fdr), fdr)),
     ]
     inputs = [
         (f"input_{i}", "input", _input(one)) for i, one in enumerate(manifest["inputs"], start=1)

@@ -12,7 +12,6 @@ from wmcore.audit.writers import Sampling
 from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
 
-
 OFF = {"vllm_xargs": {"wmcore": False}}
 
 

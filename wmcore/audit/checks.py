@@ -68,7 +68,8 @@ def found(marked: Sequence[Seen], level: float, need: float) -> Check:
     }
     bare = sum(one.p is not None and one.p > UNMARKED for one in long)
     between = sum(one.p is not None and STRONG < one.p <= UNMARKED for one in long)
-    apart = numbers["apart"] = bare >= 2 and bare > between
+    strong = sum(one.p is not None and one.p <= STRONG for one in long)
+    apart = numbers["apart"] = min(bare, strong) >= 2 and bare > between
     words = f"{hits} of {len(long)} marked texts are found (p <= {level:g})"
     if len(texts) > len(long):
         words += f"; {len(texts) - len(long)} are too short to tell (below {LEAST_TOKENS} tokens)"

@@ -10,6 +10,11 @@ from wmcore.audit.seen import Seen
 UNLIKELY = 0.01
 """The p of a diagnosis that speaks of chance."""
 
+WRONG_TOKENIZER, SHORT, GREEDY = "wrong tokenizer", "answers too short", "greedy decoding"
+
+EXPLAINS = (WRONG_TOKENIZER, SHORT, GREEDY)
+"""Where one of these is sure, the p-values need no other reason."""
+
 
 def diagnoses(
     checks: dict[str, Check],
@@ -27,8 +32,9 @@ def diagnoses(
         *_tokens(checks),
         *_switch(checks),
         *_nothing_to_mark(checks, temperature),
-        *_p_values(checks, marked, fingerprint, level),
     ]
+    if not any(one.sure and one.fault in EXPLAINS for one in given):
+        given += _p_values(checks, marked, fingerprint, level)
     return tuple(sorted(given, key=lambda one: not one.sure))
 
 
@@ -42,7 +48,7 @@ def _tokens(checks: dict[str, Check]) -> list[Diagnosis]:
         sure = alien or trip.numbers["known"] > 0
         cause = trip.words if trip.verdict == BAD else words.words
         fix = "give the detector the tokenizer of the model that writes"
-        said.append(Diagnosis("wrong tokenizer", sure, f"{cause}; {fix}"))
+        said.append(Diagnosis(WRONG_TOKENIZER, sure, f"{cause}; {fix}"))
     if words.verdict == BAD and not alien:
         fix = "make a watermark for this model's number of logits"
         said.append(Diagnosis("vocabulary mismatch", True, f"{words.words}; {fix}"))
@@ -76,19 +82,19 @@ def _nothing_to_mark(checks: dict[str, Check], temperature: float | None) -> lis
     short = found.numbers["too_short"]
     if short > found.numbers["texts"]:
         words = f"{short} of {short + found.numbers['texts']} answers are too short: ask for longer ones"
-        said.append(Diagnosis("answers too short", True, words))
+        said.append(Diagnosis(SHORT, True, words))
     same = shifts["answers"] >= LEAST_TEXTS and shifts["repeats"] == shifts["answers"] - 1
     others = shifts["unmarked_answers"]
     others_same = not others or shifts["unmarked_repeats"] == others - 1
     if temperature == 0:
         words = "the temperature is 0: each token is the likeliest, and nothing is left to mark"
-        said.append(Diagnosis("greedy decoding", True, words))
+        said.append(Diagnosis(GREEDY, True, words))
     elif same and others_same:
         words = f"all {shifts['answers']} answers to one prompt are the same" + (
             ", unmarked ones too" if others else ""
         )
         fix = "is the temperature 0, or a seed fixed, or an answer cached?"
-        said.append(Diagnosis("greedy decoding", False, f"{words}: {fix}"))
+        said.append(Diagnosis(GREEDY, False, f"{words}: {fix}"))
     return said
 
 

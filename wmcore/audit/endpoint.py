@@ -78,15 +78,18 @@ class Endpoint:
         return found
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would take the API key to another host."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
 def _opener() -> urllib.request.OpenerDirector:
-    return urllib.request.build_opener(_NoRedirect())
+    """Follows no redirect: it would take the API key to another host."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+    ):
+        opener.add_handler(handler)
+    return opener
 
 
 @dataclass(frozen=True)

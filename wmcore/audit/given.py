@@ -47,4 +47,6 @@ def read_texts(path: str) -> GivenTexts:
             )
         place = None if prompt is None else places.setdefault(prompt, len(places))
         kinds[marked].append(Written(place, text, tokens))
+    if not kinds[True]:
+        raise WatermarkError(f"--texts {path}: there are no marked texts; give some")
     return GivenTexts(path, kinds[True], kinds[False])

@@ -74,7 +74,9 @@ def shifts(
     words = ", ".join(said) or "nothing to compare"
     if p_rows <= SHARE / 4 or (p_repeats is not None and p_repeats <= SHARE / 4):
         return Check("shifts", BAD, f"{words}: the shift is fixed, or nearly so", numbers)
-    powerful = len(located) >= LEAST_LOCATED and least_p <= SHARE / 4
+    if len(located) < LEAST_LOCATED:
+        return Check("shifts", CANNOT_TELL, f"{words}; too few texts fit to tell", numbers)
+    powerful = least_p <= SHARE / 4
     few = len(answers) >= LEAST_ANSWERS and repeats(answers) <= min(allowed, len(answers) // 2)
     verdict = GOOD if rows > 1 and (powerful or few) else CANNOT_TELL
     return Check("shifts", verdict, words, numbers)

@@ -159,10 +159,9 @@ class GivenTexts:
 
 def check_written(written: Sequence[Written]) -> None:
     """WatermarkError, with the first error, where there is no text at all."""
-    if not written:
-        raise WatermarkError("there are no marked texts: give some")
     if all(one.text is None for one in written):
-        raise WatermarkError(f"no text was written: {written[0].error}")
+        why = written[0].error if written else "there are no marked texts"
+        raise WatermarkError(f"no text was written: {why}")
 
 
 def _bare(tokens: Sequence[int], special: set[int]) -> list[int]:

@@ -2,11 +2,15 @@
 
 import json
 import re
+from importlib.resources import files
 
 import numpy as np
 
 from wmcore import Detector, Key, Watermark, token_page
 from wmcore.cli import demo
+from wmcore.evidence.page import render as render_evidence
+from wmcore.evidence.robustness import robustness
+from wmcore.evidence.scans import of_scan
 from wmcore.generation import Generation
 from wmcore.scan import scan
 from wmcore.scan.page import render
@@ -15,6 +19,7 @@ HOSTILE = ("<script>document.title='run'</script>", "<img", "onerror=alert(1)>",
 FOREIGN = ("العلامة", "المائية", "في", "النص", "😀", "👩‍👩‍👧", "Grüße", "x" * 120)
 PROSE = " ".join(opening["prompt"] for opening in demo.openings())
 WORDS = list(dict.fromkeys([*HOSTILE, *FOREIGN, *re.findall(r"\S+", PROSE)]))
+TEMPLATES = files("wmcore") / "templates"
 STRANGE = len(HOSTILE) + len(FOREIGN)
 V = 512
 WEAK = 0.4
@@ -89,6 +94,19 @@ def scanned(folder, every=12, **settings):
 def report(folder, **settings):
     """The page of that scan."""
     return render(scanned(folder, **settings))
+
+
+def evidence(folder):
+    """The page for an authority of that scan, with control keys, a hostile input's name and edited texts."""
+    found = with_edits(of_scan(scanned(folder, controls=4)))
+    return render_evidence(found, "<b>evidence</b>.json")[0]
+
+
+def with_edits(found):
+    """The evidence with six texts that are edited and tested again."""
+    mark, rng = watermark(), np.random.default_rng(8)
+    texts = [marked(mark, rng, length=80) for _ in range(6)]
+    return found.with_robustness(robustness(Detector(mark), texts), [])
 
 
 def demo_page():

@@ -8,7 +8,7 @@ from browsers import DESK, PHONE, axe, launched
 
 pytestmark = pytest.mark.browser
 
-PAGES = ("report", "nothing", "demo", "token")
+PAGES = ("report", "nothing", "demo", "token", "evidence")
 VIEWS = list(product(PAGES, ("light", "dark"), (PHONE, DESK)))
 
 
@@ -27,6 +27,7 @@ def files(tmp_path_factory):
         "nothing": sample_pages.report(tmp_path_factory.mktemp("nothing"), every=0),
         "demo": sample_pages.demo_page(),
         "token": sample_pages.token_page_of_one(),
+        "evidence": sample_pages.evidence(tmp_path_factory.mktemp("evidence")),
     }
     for name, page in made.items():
         (folder / f"{name}.html").write_text(page, encoding="utf-8")

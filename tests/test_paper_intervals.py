@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wmcore.intervals import clopper_pearson
 from wmcore.paper.intervals import (
     bootstrap_tpr,
-    clopper_pearson,
     distinct,
     paired_difference,
     perplexity,

@@ -5,15 +5,13 @@ from math import exp, fsum
 from typing import Any, TypeVar
 
 import numpy as np
-from scipy.stats import beta, binom
+from scipy.stats import binom
 from scipy.stats import t as student
 
+from wmcore.intervals import SURE, clopper_pearson
 from wmcore.paper.labels import number
 
 T = TypeVar("T")
-
-SURE = (0.025, 0.975)
-"""Quantiles: every interval here is one of 95 %."""
 
 
 def distinct(texts: Sequence[np.ndarray], n: int) -> float:
@@ -128,10 +126,3 @@ def _rates(p: np.ndarray, null: np.ndarray, level: float, resamples: int) -> dic
         "fpr": false / null_n,
         "fpr_interval": clopper_pearson(false, null_n),
     }
-
-
-def clopper_pearson(found: int, n: int) -> list[float]:
-    """[low, high] that covers the probability of `found` in n with at least 95 %, whatever it is."""
-    low = beta.ppf(SURE[0], found, n - found + 1) if found else 0.0
-    high = beta.ppf(SURE[1], found + 1, n - found) if found < n else 1.0
-    return [float(low), float(high)]

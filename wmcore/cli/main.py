@@ -1,7 +1,8 @@
 """The ``wmcore`` command: keygen and demo here, the others in modules of their own.
 
 Exit code 0 whatever is found; 2 for bad usage or input, with one line on standard error that says what to do; 130 when
-interrupted; 1 for an error of wmcore's own. Everything heavy is imported inside the command that needs it.
+interrupted; 1 for an error of wmcore's own. `audit` alone answers by its code: 1 where the set-up fails, 3 where it
+cannot tell. Everything heavy is imported inside the command that needs it.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from typer.exceptions import TyperException
 from wmcore import whole_file
 from wmcore._version import __version__
 from wmcore.cli import (
+    audit,
     bench,
     calibrate,
     console,
@@ -27,6 +29,7 @@ from wmcore.cli import (
     generate,
     identify,
     learn,
+    report,
     scan,
     serve,
 )
@@ -178,8 +181,9 @@ def demo(
     note(f"{output}: each token coloured by how well it fits its key row; open it in a browser")
 
 
-app.command(epilog=scan.SCAN_EXAMPLES)(scan.scan)
-app.command(epilog=scan.REPORT_EXAMPLES)(scan.report)
+app.command(epilog=scan.EXAMPLES)(scan.scan)
+app.command(epilog=report.EXAMPLES)(report.report)
+app.command(epilog=audit.EXAMPLES)(audit.audit)
 app.command(epilog=bench.EXAMPLES)(bench.bench)
 
 

@@ -1,4 +1,4 @@
-"""``wmcore scan`` and ``wmcore report``."""
+"""``wmcore scan``."""
 
 import time
 from dataclasses import fields
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wmcore import whole_file
 from wmcore.cli.console import (
     MOST,
     TestBlock,
@@ -35,12 +34,11 @@ if TYPE_CHECKING:
 LOG_EVERY = 1.0  # seconds between two lines of --json
 NAMED_ERRORS = 10  # documents that could not be tested and are named
 
-SCAN_EXAMPLES = example(
+EXAMPLES = example(
     "wmcore scan corpus/ -w watermark.json -o scan/",
     "wmcore scan s3://bucket/part-*.parquet -w watermark.json -o scan/ --id-field url",
     "wmcore scan tokens.jsonl.zst -w watermark.json -o scan/ --tokens-field tokens",
 )
-REPORT_EXAMPLES = example("wmcore report scan/", "wmcore report scan/ -o page.html")
 
 
 def scan(
@@ -210,28 +208,6 @@ def scan(
         )
         note(f"{', '.join(inputs)}: {what}")
         raise typer.Exit(2)
-
-
-def report(
-    folder: Annotated[Path, typer.Argument(help="Output folder of a finished scan.")],
-    output: Annotated[
-        str | None, output_option("HTML page. Default: report.html in the folder.")
-    ] = None,
-    hits: Annotated[
-        int, typer.Option(min=1, max=MOST, help="Documents listed, the least p first.")
-    ] = 200,
-) -> None:
-    """Show a scan as one HTML page: p-values against chance, hits with their passages, settings."""
-    _need("pyarrow")
-    from wmcore.scan.page import render
-
-    page = render(folder, hits=hits)
-    target = Path(output) if output else folder / "report.html"
-    try:
-        whole_file.write(target, page.encode())
-    except OSError as error:
-        raise WatermarkError(f"--output {target}: {error.strerror}; choose another file") from error
-    note(f"{target}: open it in a browser")
 
 
 class _Reporter:

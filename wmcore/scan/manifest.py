@@ -25,6 +25,7 @@ _LATER: dict[str, tuple[type, ...]] = {
     "spent": (dict,),
     "began": (str,),
     "ended": (str,),
+    "versions": (dict,),
 }
 _WATERMARK: dict[str, tuple[type, ...]] = {"fingerprint": (str,), "scheme": (str,)}
 _INPUT: dict[str, tuple[type, ...]] = {"name": (str,), "files": _COUNT, "size": _COUNT}
@@ -100,32 +101,33 @@ def _damaged(file: Path) -> WatermarkError:
 
 def _is_whole(manifest: dict[str, Any]) -> bool:
     """Whether all fields that are read later are there and of their types."""
-    if not (_has(manifest, _FIELDS) and _has(manifest, _LATER, optional=True)):
+    if not (has(manifest, _FIELDS) and has(manifest, _LATER, optional=True)):
         return False
-    if not _has(manifest["watermark"], _WATERMARK):
+    if not has(manifest["watermark"], _WATERMARK):
         return False
-    if not all(_has(i, _INPUT) for i in manifest["inputs"]):
+    if not all(has(i, _INPUT) for i in manifest["inputs"]):
         return False
-    spent = manifest.get("spent", {})
-    if not _has(spent, dict.fromkeys(spent, _NUMBER)):
-        return False
+    for name, types in (("spent", _NUMBER), ("versions", (str,))):
+        held = manifest.get(name, {})
+        if not has(held, dict.fromkeys(held, types)):
+            return False
     summary = manifest["summary"]
     if summary is None:
         return True
     if not (
-        _has(summary, _SUMMARY)
-        and _has(summary, {"passed_over": (dict,)}, optional=True)
-        and (summary["controls"] is None or _has(summary["controls"], _CONTROLS))
+        has(summary, _SUMMARY)
+        and has(summary, {"passed_over": (dict,)}, optional=True)
+        and (summary["controls"] is None or has(summary["controls"], _CONTROLS))
     ):
         return False
     passed = summary.get("passed_over")
     return passed is None or (
-        _has(passed, _PASSED_OVER)
-        and _has(passed["reasons"], dict.fromkeys(passed["reasons"], _COUNT))
+        has(passed, _PASSED_OVER)
+        and has(passed["reasons"], dict.fromkeys(passed["reasons"], _COUNT))
     )
 
 
-def _has(value: Any, types: dict[str, tuple[type, ...]], optional: bool = False) -> bool:
+def has(value: Any, types: dict[str, tuple[type, ...]], optional: bool = False) -> bool:
     """Whether a value is an object with fields of these types, whole numbers among them of at most 64 bits."""
     if not isinstance(value, dict):
         return False

@@ -18,6 +18,7 @@ from wmcore.errors import WatermarkError
 from wmcore.errors import reason as told
 from wmcore.scan.manifest import FORMAT, MANIFEST, VERSION, now, read_manifest, to_bytes
 from wmcore.scan.settings import ScanSettings
+from wmcore.versions import versions
 from wmcore.watermark import Watermark
 
 LOCK = ".lock"
@@ -140,6 +141,7 @@ class Store:
                 watermark=mark,
                 inputs=inputs,
                 settings=settings.to_dict(),
+                versions=versions(),
                 seconds=0.0,
                 summary=None,
             )

@@ -27,6 +27,7 @@ from wmcore.cli import (
     generate,
     identify,
     learn,
+    plan,
     scan,
 )
 from wmcore.cli.console import NAMES, example, named, note, output_option
@@ -151,6 +152,7 @@ app.command(epilog=identify.EXAMPLES)(identify.identify)
 app.command(epilog=derive.EXAMPLES)(derive.derive)
 app.command(epilog=calibrate.EXAMPLES)(calibrate.calibrate)
 app.command(epilog=learn.EXAMPLES)(learn.learn_scores)
+app.command(epilog=plan.EXAMPLES)(plan.plan)
 
 
 @app.command(epilog=example("wmcore demo", "wmcore demo --scheme exp-edit -o page.html"))

@@ -20,7 +20,7 @@ FAR = 5  # standard errors that a difference may have: once in a million
 def laws():
     """A law for each position, of low entropy: float64 [M, V]."""
     rng = np.random.default_rng(1)
-    law = rng.dirichlet(np.full(V, 0.06), size=M) + 1e-6
+    law = rng.dirichlet(np.full(V, 0.035), size=M) + 1e-6
     return law / law.sum(axis=1, keepdims=True)
 
 
@@ -54,7 +54,7 @@ def real_rates(laws, scheme, rate, level, count, rng):
 )
 def test_rates_are_those_of_real_keys(laws, scheme, rate):
     rng = np.random.default_rng(2)
-    count, level = 400, 0.05
+    count, level = 200, 0.05
     power = detection_power(
         plain_texts(laws, count, rng),
         schemes=[scheme],
@@ -79,25 +79,25 @@ def text(p, m=M):
 
 def test_certain_text_is_found_no_more_often_than_by_chance():
     power = detection_power(
-        [text(1.0)], key_lengths=[N], lengths=[M], rates=[0], levels=[0.1], simulations=400,
+        [text(1.0)], key_lengths=[N], lengths=[M], rates=[0], levels=[0.1], simulations=150,
         resamples=199,
     )  # fmt: skip
     (setting,) = power.settings
     (drawn,) = setting.edited[0].curves.values()
-    assert drawn.rate[0] < 0.1 + FAR * (0.09 / 400) ** 0.5
+    assert drawn.rate[0] < 0.1 + FAR * (0.09 / 150) ** 0.5
     gain = setting.score_per_token - setting.chance_per_token
-    assert abs(gain) < FAR * 0.5 / (400 * M) ** 0.5  # a score's deviation is below 0.5 nats
+    assert abs(gain) < FAR * 0.5 / (150 * M) ** 0.5  # a score's deviation is below 0.5 nats
 
 
 def test_scores_are_what_theory_says():
     power = detection_power(
         [text(0.3)], schemes=["exp", "exp-edit"], key_lengths=[N], lengths=[5], rates=[0],
-        simulations=400, resamples=99,
+        simulations=150, resamples=99,
     )  # fmt: skip
     for setting in power.settings:
         assert setting.chance_per_token == 1.0
         harmonic = digamma(1 / 0.3 + 1) - digamma(1)
-        assert abs(setting.score_per_token - harmonic) < FAR * 1.3 / (400 * M) ** 0.5
+        assert abs(setting.score_per_token - harmonic) < FAR * 1.3 / (150 * M) ** 0.5
     assert power.entropy == pytest.approx(-np.log(0.3))
 
 

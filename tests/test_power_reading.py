@@ -126,5 +126,5 @@ def test_wrong_arrays():
         SampledText([1, 2], [-0.5])
     with pytest.raises(WatermarkError, match="others and others_log_p"):
         SampledText([1], [-0.5], others=[[2]])
-    with pytest.raises(WatermarkError, match="add up to 1.2"):
+    with pytest.raises(WatermarkError, match=r"add up to 1\.2"):
         SampledText([1], [np.log(0.6)], [[2]], [[np.log(0.6)]])

@@ -141,11 +141,8 @@ def plan(
 
     from wmcore.power.simulation import detection_power
 
-    numbers = {
-        "lengths": None if lengths is None else _numbers("--lengths", lengths, int),
-        "rates": _numbers("--rates", rates, float),
-        "levels": _numbers("--levels", levels, float),
-    }
+    tried = None if lengths is None else _numbers("--lengths", lengths, int)
+    shares, found_at = _numbers("--rates", rates, float), _numbers("--levels", levels, float)
     if files:
         texts = _read(files)
     else:
@@ -173,12 +170,14 @@ def plan(
         schemes=scheme or [DEFAULT_SCHEME],
         key_lengths=key_length or [256],
         score=score,
+        lengths=tried,
+        rates=shares,
         edit=edit,
+        levels=found_at,
         simulations=simulations,
         resamples=resamples,
         vocab_size=vocab_size,
         seed=seed,
-        **numbers,
     )
     if plot is not None:
         from wmcore import whole_file

@@ -1,7 +1,8 @@
 """`detection_power`: how many tokens a watermarked text needs to be found, by simulation from unmarked ones."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -160,51 +161,34 @@ def detection_power(
         laws are not known.
     """
     sample = _sample(texts)
-    least = 1 + max(max(text.tokens.max(), text.others.max(initial=0)) for text in sample)
-    if vocab_size is None:
-        vocab_size = max(int(least), _LEAST_VOCABULARY)
-    vocab_size = whole_number("vocab_size", vocab_size, int(least))
     simulations = whole_number("simulations", simulations, 1)
     seed = whole_number("seed", seed)
-    plan = Plan(resamples=resamples, stop_after=STOP_AFTER)
-    rates = [real_number("rates", rate, 0, 1) for rate in rates]
+    workers = thread_count(threads)
     levels = [real_number("levels", level, 0, 1) for level in levels]
     shares = [real_number("shares", share, 0, 1) for share in shares]
     longest = int(np.sort([len(text) for text in sample])[::-1][(len(sample) - 1) // 2])
+    common = Setting(
+        scheme=DEFAULT_SCHEME,
+        score=None,
+        key_length=longest,
+        vocab_size=_vocab_size(vocab_size, sample),
+        lengths=np.empty(0, np.int64),
+        rates=[real_number("rates", rate, 0, 1) for rate in rates],
+        edit=edit_named(edit),
+        plan=Plan(resamples=resamples, stop_after=STOP_AFTER),
+    )
     settings = []
-    for name in schemes:
-        scheme = scheme_of(name)
-        if scheme.sampler == "its" and not all(text.complete for text in sample):
-            raise WatermarkError(
-                f"scheme {name!r} needs the probabilities of other tokens (top_logprobs), which some texts lack: give "
-                "them, or use an exp scheme"
-            )
-        given = score if scheme.alignment.scored else None
-        chosen = chosen_scores(scheme.sampler, vocab_size, given)
-        for n in key_lengths:
-            n = whole_number("key_length", n, 1)
-            tried = _lengths(lengths, min(n, longest))
-            settings.append(
-                Setting(name, chosen, n, vocab_size, tried, rates, edit_named(edit), plan)
-            )
+    for name, n in product(schemes, key_lengths):
+        n = whole_number("key_length", n, 1)
+        tried = _lengths(lengths, min(n, longest))
+        chosen = _scores(name, common.vocab_size, score, sample)
+        settings.append(replace(common, scheme=name, score=chosen, key_length=n, lengths=tried))
     powers = []
     with progress_bar(wanted=progress) as bar:
         task = bar.add_task("simulations", total=simulations * len(settings))
-
-        def simulate(setting: Setting) -> list[Trial]:
-            cut = [text.cut(setting.key_length) for text in sample]
-            made: list[Trial | None] = [None] * simulations
-
-            def one(i: int) -> None:
-                made[i] = trial(setting, cut[i % len(cut)], [seed, i])
-                bar.advance(task)
-
-            pool.run(one, [(i,) for i in range(simulations)], thread_count(threads))
-            return [one for one in made if one is not None]
-
         for setting in settings:
-            made = simulate(setting)
-            powers.append(_power(setting, made, len(sample), levels, shares))
+            trials = _trials(setting, sample, simulations, seed, workers, lambda: bar.advance(task))
+            powers.append(_power(setting, trials, len(sample), levels, shares))
     log_p = np.concatenate([text.log_p for text in sample])
     return DetectionPower(
         texts=len(sample),
@@ -212,11 +196,52 @@ def detection_power(
         longest=longest,
         entropy=float(-log_p.mean()),
         simulations=simulations,
-        resamples=plan.resamples,
+        resamples=common.plan.resamples,
         seed=seed,
         edit=edit,
         settings=tuple(powers),
     )
+
+
+def _trials(
+    setting: Setting,
+    sample: Sequence[SampledText],
+    count: int,
+    seed: int,
+    threads: int,
+    done: Callable[[], None],
+) -> list[Trial]:
+    """Trials of the texts in turn. Each follows from the seed and its number, whatever the scheme: all see the same
+    texts."""
+    cut = [text.cut(setting.key_length) for text in sample]
+    made: dict[int, Trial] = {}
+
+    def one(i: int) -> None:
+        made[i] = trial(setting, cut[i % len(cut)], [seed, i])
+        done()
+
+    pool.run(one, [(i,) for i in range(count)], threads)
+    return [made[i] for i in range(count)]
+
+
+def _vocab_size(given: int | None, sample: Sequence[SampledText]) -> int:
+    """V: as given, or large enough."""
+    least = 1 + max(int(max(text.tokens.max(), text.others.max(initial=0))) for text in sample)
+    if given is None:
+        return max(least, _LEAST_VOCABULARY)
+    return whole_number("vocab_size", given, least)
+
+
+def _scores(name: str, vocab_size: int, score: Any, sample: Sequence[SampledText]) -> Any:
+    """The scores of a scheme; WatermarkError where these texts cannot be simulated for it."""
+    scheme = scheme_of(name)
+    if scheme.sampler == "its" and not all(text.complete for text in sample):
+        raise WatermarkError(
+            f"scheme {name!r} needs the probabilities of other tokens (top_logprobs), which some texts lack: give "
+            "them, or use an exp scheme"
+        )
+    given = score if scheme.alignment.scored else None
+    return chosen_scores(scheme.sampler, vocab_size, given)
 
 
 def _sample(texts: Any) -> list[SampledText]:

@@ -30,6 +30,7 @@ from wmcore.power.reading import SampleReader, record_of
 from wmcore.power.simulation import LEVELS, RATES, RESAMPLES, STOP_AFTER
 
 RESULTS = Path(__file__).parent / "results"
+EXAMPLE = Path(__file__).parent.parent / "examples" / "sampled.jsonl"
 ANSWERS = ("guide-t1", "guide-t0.7", "guide-t0.5")
 LENGTHS = (25, 50, 100, 200)
 SCHEME = "exp-free"
@@ -152,10 +153,13 @@ def test(folder: Path) -> None:
         "resamples": RESAMPLES,
         "simulations": SIMULATIONS,
         "settings": {name: SETTINGS[name].title for name in ANSWERS},
+        "example": None,
         "rows": [],
     }
     body = ",\n  ".join(map(json.dumps, rows(folder)))
     head = json.dumps(result, indent=1).replace('"rows": []', f'"rows": [\n  {body}\n ]')
+    example = detection_power(SampleReader().read(str(EXAMPLE))).to_dict()
+    head = head.replace('"example": null', f'"example": {json.dumps(example)}')
     (RESULTS / "planning.json").write_text(head + "\n", encoding="utf-8")
 
 

@@ -10,7 +10,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-PAGES = tuple(HERE.parent / page for page in ("docs/performance.md", "docs/guide.md", "README.md"))
+PAGES = tuple(
+    HERE.parent / page
+    for page in ("docs/performance.md", "docs/guide.md", "docs/plan.md", "README.md")
+)
 
 
 def load(name: str) -> dict:
@@ -282,6 +285,48 @@ def guide_read() -> str:
     return table(head, lines)
 
 
+def plan_example() -> str:
+    """What `wmcore plan examples/sampled.jsonl` says."""
+    example = load("planning")["example"]
+    (setting,) = example["settings"]
+    longest = setting["edited"][0]["levels"][0]["curve"]["lengths"][-1]
+    lines = []
+    for edited in setting["edited"]:
+        for level in edited["levels"]:
+            cells = []
+            for one in level["needed"]:
+                high = "…" if one["high"] is None else one["high"]
+                told = one["tokens"] is not None
+                cells.append(f"{one['tokens']} ({one['low']}–{high})" if told else f"> {longest}")
+            lines.append([f"{edited['rate']:.0%}", f"{level['level']:g}", *cells])
+    shares = [f"{one['share']:.0%} found" for one in setting["edited"][0]["levels"][0]["needed"]]
+    gain = setting["score_per_token"] - setting["chance_per_token"]
+    return (
+        f"`{setting['scheme']}`, n = {setting['key_length']}: {setting['score_per_token']:.3f} a token, "
+        f"{setting['chance_per_token']:.3f} by chance: gain {gain:.3f}\n\n"
+        f"{table(['edited', 'p ≤', *shares], lines)}\n\n"
+        f"{example['texts']} texts, {example['tokens']:,} tokens of {example['entropy']:.2f} nats; "
+        f"{example['simulations']} simulations, T = {example['resamples']:,}."
+    )
+
+
+def plan_checked() -> str:
+    """Foreseen and observed: a line for each setting, rate of edits and length."""
+    result = load("planning")
+    cells = {(r["setting"], r["edited"], r["tokens"], r["level"]): r for r in result["rows"]}
+    levels = list(dict.fromkeys(r["level"] for r in result["rows"]))
+    lines = []
+    for setting, edited, m in dict.fromkeys(key[:3] for key in cells):
+        shares = []
+        for level in levels:
+            for kind in ("foreseen", "observed"):
+                share, low, high, _ = cells[setting, edited, m, level][kind]
+                shares.append(f"{share:.2f} ({low:.2f}–{high:.2f})")
+        lines.append([result["settings"][setting], f"{edited:.0%}", str(m), *shares])
+    heads = [f"p ≤ {level:g}, {kind}" for level in levels for kind in ("foreseen", "observed")]
+    return table(["answers", "edited", "tokens", *heads], lines)
+
+
 def _entropy(result: dict, case: str) -> str:
     row = next(r for r in result["rows"] if (r["case"], r["edit"]) == (case, "clean"))
     return f"{row['entropy']:.2f} ({row['n']})"
@@ -328,6 +373,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "guide-short": guide_short,
     "guide-before": guide_before,
     "guide-read": guide_read,
+    "plan-example": plan_example,
+    "plan-checked": plan_checked,
 }
 
 

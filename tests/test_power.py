@@ -194,6 +194,12 @@ def test_mistakes(options, message):
         detection_power([text(0.5)], **options)
 
 
+def test_a_length_that_no_simulation_has():
+    texts = [text(0.5, 10), text(0.5, 30), text(0.5, 30)]
+    with pytest.raises(WatermarkError, match="no text that was simulated has 25 tokens"):
+        detection_power(texts, lengths=[25], simulations=1, resamples=99)
+
+
 def test_texts_must_be_sampled_texts():
     with pytest.raises(TypeError, match="SampledText"):
         detection_power([[1, 2, 3]])

@@ -1,12 +1,16 @@
 """`wmcore plan`: table, JSON, picture, and one clear line for every mistake."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import one_line
 
 SMALL = ("--simulations", 6, "--resamples", 99, "--key-length", 40, "--lengths", "5,10,20")
+
+
+EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "sampled.jsonl"
 
 
 @pytest.fixture
@@ -27,6 +31,16 @@ def test_table(wm, sampled):
     assert "exp-free, score log, n = 40" in out
     assert "> 20" in out
     assert "6 texts, 150 tokens of 2.50 nats" in err
+
+
+def test_the_example(wm):
+    code, out, err = wm(
+        "plan", EXAMPLE, "--simulations", 8, "--resamples", 99, "--lengths", "40,90"
+    )
+    assert code == 0, err
+    assert "exp-free, score log, n = 256" in out
+    assert "32 texts" in err
+    assert "could not be used" not in err
 
 
 def test_json_and_picture(wm, sampled, tmp_path):

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from wmcore.errors import WatermarkError
+
 _Z = 1.959964  # of 95 % intervals
 _STEP = 2**0.5
 
@@ -81,8 +83,13 @@ def curve(found: np.ndarray, owner: np.ndarray, lengths: np.ndarray) -> Curve:
     """The curve of simulated tests.
 
     found : float64 [trials, L], 1 or 0, NaN where there was no test; owner : int64 [trials], the text of each trial.
+    Lengths without any test are left out; WatermarkError if all are.
     """
     kept = ~np.isnan(found).all(axis=0)
+    if not kept.any():
+        raise WatermarkError(
+            f"no text that was simulated has {lengths[0]} tokens: raise simulations to the number of texts"
+        )
     found, lengths = found[:, kept], lengths[kept]
     trials = (~np.isnan(found)).sum(axis=0)
     rate = isotonic(np.nanmean(found, axis=0), trials)

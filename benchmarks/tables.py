@@ -310,21 +310,40 @@ def plan_example() -> str:
     )
 
 
-def plan_checked() -> str:
+def _plan_lines(lengths: set[int], settings: set[str], names: dict[str, str]) -> str:
     """Foreseen and observed: a line for each setting, rate of edits and length."""
     result = load("planning")
-    cells = {(r["setting"], r["edited"], r["tokens"], r["level"]): r for r in result["rows"]}
+    cells = {
+        (r["setting"], r["edited"], r["tokens"], r["level"], r["source"]): r["share"]
+        for r in result["rows"]
+    }
     levels = list(dict.fromkeys(r["level"] for r in result["rows"]))
     lines = []
     for setting, edited, m in dict.fromkeys(key[:3] for key in cells):
-        shares = []
-        for level in levels:
-            for kind in ("foreseen", "observed"):
-                share, low, high, _ = cells[setting, edited, m, level][kind]
-                shares.append(f"{share:.2f} ({low:.2f}–{high:.2f})")
-        lines.append([result["settings"][setting], f"{edited:.0%}", str(m), *shares])
-    heads = [f"p ≤ {level:g}, {kind}" for level in levels for kind in ("foreseen", "observed")]
+        if m in lengths and setting in settings:
+            shares = [cells[setting, edited, m, level, name] for level in levels for name in names]
+            lines.append(
+                [
+                    result["settings"][setting],
+                    f"{edited:.0%}",
+                    str(m),
+                    *(f"{q:.2f} ({low:.2f}–{high:.2f})" for q, low, high in shares),
+                ]
+            )
+    heads = [f"p ≤ {level:g}, {name}" for level in levels for name in names.values()]
     return table(["answers", "edited", "tokens", *heads], lines)
+
+
+def plan_checked() -> str:
+    """From the log-probabilities of the texts that were tested."""
+    names = {"same texts": "foreseen", "observed": "observed"}
+    return _plan_lines({25, 50, 100, 200}, set(ANSWERS), names)
+
+
+def plan_others() -> str:
+    """From unmarked answers to other questions, which end at 120 tokens."""
+    names = {"other texts": "foreseen", "observed": "observed"}
+    return _plan_lines({25, 50, 100}, {"guide-t0.7"}, names)
 
 
 def _entropy(result: dict, case: str) -> str:
@@ -375,6 +394,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "guide-read": guide_read,
     "plan-example": plan_example,
     "plan-checked": plan_checked,
+    "plan-others": plan_others,
 }
 
 

@@ -80,6 +80,7 @@ def test_the_models_texts_are_kept(wm, tmp_path, monkeypatch):
         ((), "give either FILES or --prompts"),
         (("sampled.jsonl", "--prompts", "p.jsonl"), "give either FILES or --prompts"),
         (("sampled.jsonl", "-o", "x.jsonl"), "--output keeps what a model writes"),
+        (("--prompts", "p.jsonl", "-o", "-"), "--output -: give the name of a file"),
         (("sampled.jsonl", "--lengths", "many"), "--lengths many: give numbers"),
         (("sampled.jsonl", "--plot", "plan.txt"), r"--plot plan\.txt: end its name"),
         (("sampled.jsonl", "--plot", "sampled.jsonl"), "the file exists"),

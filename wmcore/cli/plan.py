@@ -134,7 +134,9 @@ def plan(
     if output is not None and prompts is None:
         raise WatermarkError("--output keeps what a model writes: give --prompts, or leave it out")
     for path, option in ((plot, "--plot"), (output, "--output")):
-        if path is not None and path != "-":
+        if path == "-":
+            raise WatermarkError(f"{option} -: give the name of a file")
+        if path is not None:
             check_output(path, force, option)
     if plot is not None:
         _check_plot(plot)
@@ -212,8 +214,7 @@ def _keep(texts: "list[SampledText]", path: str, force: bool) -> None:
     with open_lines(path, force) as write:
         for text in texts:
             write(record_of(text))
-    if path != "-":
-        note(f"{path}: {len(texts):,} texts with log-probabilities")
+    note(f"{path}: {len(texts):,} texts with log-probabilities")
 
 
 def _check_plot(path: str) -> None:

@@ -51,8 +51,9 @@ CUDA13 = ["cupy-cuda13x>=14,<15", "nvidia-cuda-nvrtc>=13,<14"]
 # The compiler and the disassembler alone, for tests: they need neither a driver nor CuPy.
 NVRTC = "nvidia-cuda-nvrtc>=13,<14; sys_platform == 'linux' or sys_platform == 'win32'"
 DISASSEMBLER = "nvidia-cuda-nvdisasm>=13,<14; sys_platform == 'linux'"
+PLOT = ["matplotlib>=3.9,<4"]
 # sentencepiece: for the tokenizers of translation models.
-PAPER = ["pyarrow>=17", "matplotlib>=3.9,<4", "sentencepiece>=0.2,<1"]
+PAPER = ["pyarrow>=17", *PLOT, "sentencepiece>=0.2,<1"]
 # Built from source where it is installed: cmake and a C++ compiler.
 LLAMACPP = ["llama-cpp-python[server]>=0.3.36,<0.4"]
 MYPY = "mypy>=2.4,<3"
@@ -109,6 +110,7 @@ setup(
         "scan": [*TOKENIZER, *SCAN],
         "ray": [*TOKENIZER, *RAY],
         "serve": [*TOKENIZER, *SERVE],
+        "plot": PLOT,
         "paper": [*GENERATE, *PAPER],
         "llamacpp": LLAMACPP,
         "test": TEST,

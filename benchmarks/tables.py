@@ -10,7 +10,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-PAGES = tuple(HERE.parent / page for page in ("docs/performance.md", "docs/guide.md", "README.md"))
+PAGES = tuple(
+    HERE.parent / page
+    for page in ("docs/performance.md", "docs/guide.md", "docs/plan.md", "README.md")
+)
 
 
 def load(name: str) -> dict:
@@ -282,6 +285,67 @@ def guide_read() -> str:
     return table(head, lines)
 
 
+def plan_example() -> str:
+    """What `wmcore plan examples/sampled.jsonl` says."""
+    example = load("planning")["example"]
+    (setting,) = example["settings"]
+    longest = setting["edited"][0]["levels"][0]["curve"]["lengths"][-1]
+    lines = []
+    for edited in setting["edited"]:
+        for level in edited["levels"]:
+            cells = []
+            for one in level["needed"]:
+                high = "…" if one["high"] is None else one["high"]
+                told = one["tokens"] is not None
+                cells.append(f"{one['tokens']} ({one['low']}–{high})" if told else f"> {longest}")
+            lines.append([f"{edited['rate']:.0%}", f"{level['level']:g}", *cells])
+    shares = [f"{one['share']:.0%} found" for one in setting["edited"][0]["levels"][0]["needed"]]
+    gain = setting["score_per_token"] - setting["chance_per_token"]
+    return (
+        f"`{setting['scheme']}`, n = {setting['key_length']}: {setting['score_per_token']:.3f} a token, "
+        f"{setting['chance_per_token']:.3f} by chance: gain {gain:.3f}\n\n"
+        f"{table(['edited', 'p ≤', *shares], lines)}\n\n"
+        f"{example['texts']} texts, {example['tokens']:,} tokens of {example['entropy']:.2f} nats; "
+        f"{example['simulations']} simulations, T = {example['resamples']:,}."
+    )
+
+
+def _plan_lines(lengths: set[int], settings: set[str], names: dict[str, str]) -> str:
+    """Foreseen and observed: a line for each setting, rate of edits and length."""
+    result = load("planning")
+    cells = {
+        (r["setting"], r["edited"], r["tokens"], r["level"], r["source"]): r["share"]
+        for r in result["rows"]
+    }
+    levels = list(dict.fromkeys(r["level"] for r in result["rows"]))
+    lines = []
+    for setting, edited, m in dict.fromkeys(key[:3] for key in cells):
+        if m in lengths and setting in settings:
+            shares = [cells[setting, edited, m, level, name] for level in levels for name in names]
+            lines.append(
+                [
+                    result["settings"][setting],
+                    f"{edited:.0%}",
+                    str(m),
+                    *(f"{q:.2f} ({low:.2f}–{high:.2f})" for q, low, high in shares),
+                ]
+            )
+    heads = [f"p ≤ {level:g}, {name}" for level in levels for name in names.values()]
+    return table(["answers", "edited", "tokens", *heads], lines)
+
+
+def plan_checked() -> str:
+    """From the log-probabilities of the texts that were tested."""
+    names = {"same texts": "foreseen", "observed": "observed"}
+    return _plan_lines({25, 50, 100, 200}, set(ANSWERS), names)
+
+
+def plan_others() -> str:
+    """From unmarked answers to other questions, which end at 120 tokens."""
+    names = {"other texts": "foreseen", "observed": "observed"}
+    return _plan_lines({25, 50, 100}, {"guide-t0.7"}, names)
+
+
 def _entropy(result: dict, case: str) -> str:
     row = next(r for r in result["rows"] if (r["case"], r["edit"]) == (case, "clean"))
     return f"{row['entropy']:.2f} ({row['n']})"
@@ -328,6 +392,9 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "guide-short": guide_short,
     "guide-before": guide_before,
     "guide-read": guide_read,
+    "plan-example": plan_example,
+    "plan-checked": plan_checked,
+    "plan-others": plan_others,
 }
 
 

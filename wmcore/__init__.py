@@ -17,31 +17,39 @@ if TYPE_CHECKING:
     from wmcore.errors import WatermarkError
     from wmcore.generation import Generation, generate
     from wmcore.key import Key, PublishedKey
+    from wmcore.power.sampled import SampledText
+    from wmcore.power.simulation import DetectionPower, detection_power
     from wmcore.schemes import SCHEMES
     from wmcore.watermark import Watermark
 
 _HOME = {
     "Detection": "wmcore.detect",
+    "DetectionPower": "wmcore.power.simulation",
     "Detector": "wmcore.detect",
     "Generation": "wmcore.generation",
     "Key": "wmcore.key",
     "PublishedKey": "wmcore.key",
     "SCHEMES": "wmcore.schemes",
+    "SampledText": "wmcore.power.sampled",
     "Watermark": "wmcore.watermark",
     "WatermarkError": "wmcore.errors",
+    "detection_power": "wmcore.power.simulation",
     "generate": "wmcore.generation",
 }
 
 __all__ = [
     "SCHEMES",
     "Detection",
+    "DetectionPower",
     "Detector",
     "Generation",
     "Key",
     "PublishedKey",
+    "SampledText",
     "Watermark",
     "WatermarkError",
     "__version__",
+    "detection_power",
     "generate",
 ]
 

@@ -29,6 +29,7 @@ from wmcore.cli import (
     generate,
     identify,
     learn,
+    plan,
     report,
     scan,
     serve,
@@ -156,6 +157,7 @@ app.command(epilog=derive.EXAMPLES)(derive.derive)
 app.command(epilog=calibrate.EXAMPLES)(calibrate.calibrate)
 app.command(epilog=learn.EXAMPLES)(learn.learn_scores)
 app.command(epilog=serve.EXAMPLES)(serve.serve)
+app.command(epilog=plan.EXAMPLES)(plan.plan)
 
 
 @app.command(epilog=example("wmcore demo", "wmcore demo --scheme exp-edit -o page.html"))

@@ -15,6 +15,7 @@ from wmcore.cli.console import (
     named,
     note,
     say,
+    scheme_name,
     standard_output,
     write_record,
 )
@@ -170,7 +171,7 @@ def audit(
         keep_texts=with_texts,
     )
     done = run(
-        Detector(mark, scheme=scheme, tokenizer=coder),
+        Detector(mark, scheme=scheme_name(scheme), tokenizer=coder),
         writer,
         _prompts(prompts),
         settings=settings,

@@ -21,7 +21,7 @@ from wmcore.cli.output import Force, check_output, open_lines
 from wmcore.cli.prompts import PROMPTS, as_question, read_prompts
 from wmcore.errors import WatermarkError
 from wmcore.records import printable
-from wmcore.schemes import DEFAULT_SCHEME
+from wmcore.schemes import DEFAULT_SCHEME, scheme_of
 from wmcore.scores import SCORES
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def plan(
             _keep(texts, output, force)
     power = detection_power(
         texts,
-        schemes=scheme or [DEFAULT_SCHEME],
+        schemes=[scheme_of(name).name for name in scheme or [DEFAULT_SCHEME]],
         key_lengths=key_length or [256],
         score=score,
         lengths=tried,

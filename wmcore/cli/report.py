@@ -18,6 +18,7 @@ from wmcore.cli.console import (
     named,
     note,
     output_option,
+    scheme_name,
 )
 from wmcore.cli.output import check_output
 from wmcore.cli.texts import Documents
@@ -159,7 +160,7 @@ class _Marked:
             )
         detector = Detector(
             mark,
-            scheme=test.scheme,
+            scheme=scheme_name(test.scheme),
             gap=test.gap,
             block_length=test.block_length,
             score=test.score,

@@ -63,7 +63,7 @@ _OWN_TEXTS = (
 )
 
 
-def read_audit(path: str | os.PathLike) -> dict[str, Any]:
+def read_audit(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What an audit wrote; WatermarkError if it is not that, or of another version or shape."""
     file = Path(path)
     document = None
@@ -112,7 +112,7 @@ def how_tested(audit: dict[str, Any]) -> TestedAs:
     )
 
 
-def of_audit(path: str | os.PathLike) -> Evidence:
+def of_audit(path: str | os.PathLike[str]) -> Evidence:
     """What an audit wrote, as evidence.
 
     Parameters

@@ -51,7 +51,7 @@ _SETTINGS = {
 }
 
 
-def how_tested(folder: str | os.PathLike) -> TestedAs:
+def how_tested(folder: str | os.PathLike[str]) -> TestedAs:
     """How the documents of a scan were tested."""
     manifest = read_manifest(folder)
     mark = manifest["watermark"]
@@ -65,7 +65,7 @@ def how_tested(folder: str | os.PathLike) -> TestedAs:
     )
 
 
-def of_scan(folder: str | os.PathLike) -> Evidence:
+def of_scan(folder: str | os.PathLike[str]) -> Evidence:
     """What a scan's folder holds, as evidence.
 
     Parameters

@@ -18,6 +18,7 @@ from wmcore.power.sampled import SampledText
 from wmcore.power.trials import Setting, Trial, edit_named, trial
 from wmcore.progress import progress_bar
 from wmcore.schemes import DEFAULT_SCHEME, scheme_of
+from wmcore.types import SchemeName
 
 LEVELS = (1e-2, 1e-4, 1e-6)
 SHARES = (0.5, 0.9, 0.99)
@@ -101,7 +102,7 @@ class DetectionPower:
 def detection_power(
     texts: Sequence[SampledText],
     *,
-    schemes: Sequence[str] = (DEFAULT_SCHEME,),
+    schemes: Sequence[SchemeName] = (DEFAULT_SCHEME,),
     key_lengths: Sequence[int] = (256,),
     score: Any = None,
     lengths: Sequence[int] | None = None,

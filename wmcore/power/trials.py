@@ -15,6 +15,7 @@ from wmcore.plan import Plan
 from wmcore.power.planting import PlantedKey
 from wmcore.power.sampled import SampledText
 from wmcore.scores import Scores
+from wmcore.types import SchemeName
 from wmcore.watermark import Watermark
 
 Edit = Callable[[np.ndarray, float, int, np.random.Generator], np.ndarray]
@@ -39,7 +40,7 @@ def edit_named(name: str) -> Edit:
 class Setting:
     """A watermark and its test, which a trial tries. lengths: int64 [L]; rates: of edits."""
 
-    scheme: str
+    scheme: SchemeName
     score: Scores | str | None
     key_length: int
     vocab_size: int

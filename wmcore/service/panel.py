@@ -15,6 +15,7 @@ from wmcore.detect import Detector, resamples_for
 from wmcore.detection import LEAST_TOKENS, LEVEL, Detection
 from wmcore.errors import WatermarkError
 from wmcore.locate import Span, local_detector, locate
+from wmcore.types import SchemeName
 from wmcore.verdict import LEAST_DISTINCT, Verdict, verdicts
 from wmcore.watermark import Watermark
 from wmcore.windows import MOST_RESAMPLES
@@ -139,7 +140,7 @@ class Panel:
         watermarks: Mapping[str, Watermark],
         *,
         level: float = LEVEL,
-        scheme: str | None = None,
+        scheme: SchemeName | None = None,
         threads: int | None = None,
         tokenizer: Any = None,
         most_tokens: int | None = None,

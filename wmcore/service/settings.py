@@ -17,7 +17,9 @@ from wmcore import watermark_file
 from wmcore.checks import real_number, string, truth, whole_number
 from wmcore.detection import LEVEL
 from wmcore.errors import WatermarkError, reason, shown
+from wmcore.schemes import scheme_of
 from wmcore.service.access import PREFIX, Tier
+from wmcore.types import SchemeName
 
 METRICS = ("local", "all", "off")
 """Who gets /metrics: those on this machine, anybody, nobody."""
@@ -90,7 +92,7 @@ class Settings:
     watermarks: tuple[str, ...]
     level: float = LEVEL
     tokenizer: str | None = None
-    scheme: str | None = None
+    scheme: SchemeName | None = None
     threads: int | None = None
     limits: Limits = field(default_factory=Limits)
     tiers: tuple[Tier, ...] = (OPEN,)
@@ -106,9 +108,10 @@ class Settings:
             )
         if self.threads is not None:
             whole_number("threads", self.threads, 1, _MOST)
-        for name in ("tokenizer", "scheme"):
-            if getattr(self, name) is not None:
-                string(name, getattr(self, name))
+        if self.tokenizer is not None:
+            string("tokenizer", self.tokenizer)
+        if self.scheme is not None:
+            scheme_of(self.scheme)
         string("operator", self.operator)
         string("contact", self.contact)
         opened = [tier.name for tier in self.tiers if tier.open]

@@ -10,7 +10,7 @@ import math
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from wmcore.service.refusals import Refused, too_busy
 
@@ -71,7 +71,7 @@ class Turn:
         self._pool = pool
         self._deadline = deadline
         self._seconds = seconds
-        self._step: asyncio.Future | None = None
+        self._step: asyncio.Future[Any] | None = None
 
     async def run(self, step: Callable[[], T]) -> T:
         """What a step gives. Refused (503) if it is not done in time."""
@@ -94,7 +94,7 @@ class Turn:
             release()
             return
 
-        def ended(future: asyncio.Future) -> None:
+        def ended(future: asyncio.Future[Any]) -> None:
             if not future.cancelled():
                 future.exception()  # nobody waits for it: seen, so that nobody is told
             release()

@@ -7,6 +7,9 @@ from wmcore.records import Document
 BATCH_DOCUMENTS = 8192
 """Documents tested at a time, which share their resampled keys; no result depends on it."""
 
+FIRST_DOCUMENTS = 512
+"""The first batch of an input is smaller, so that the count moves, and the time left is known, within seconds."""
+
 BATCH_BYTES = 16_000_000
 """A batch also ends once its texts have this many characters, so that memory stays flat."""
 

@@ -16,7 +16,7 @@ from wmcore.errors import WatermarkError, reason
 from wmcore.formats import READ, WHOLE, Format, format_of, unread
 from wmcore.reading import Cursor, Reading
 from wmcore.records import Document, document, open_input, read_items, text_document
-from wmcore.scan.batch import BATCH_BYTES, BATCH_DOCUMENTS, Batch
+from wmcore.scan.batch import BATCH_BYTES, BATCH_DOCUMENTS, FIRST_DOCUMENTS, Batch
 from wmcore.scan.passed import PassedOver
 from wmcore.scan.settings import ScanSettings
 from wmcore.scan.stdin import STDIN, StandardInput
@@ -68,6 +68,7 @@ class Source:
         cursor = Cursor(done, size)
         batch: Batch | None = None
         held = 0
+        room = min(FIRST_DOCUMENTS, BATCH_DOCUMENTS)
         for position, made in self._documents(settings.reading, cursor):
             if position // size in done:
                 continue  # where the input breaks off: the shard that is there says so
@@ -78,9 +79,10 @@ class Source:
                 batch = None
             if batch is None:
                 batch, held = Batch(number, position // size), 0
-            elif len(batch.documents) >= BATCH_DOCUMENTS or held >= BATCH_BYTES:
+            elif len(batch.documents) >= room or held >= BATCH_BYTES:
                 batch.done = cursor.share
                 yield batch
+                room = BATCH_DOCUMENTS
                 batch, held = Batch(number, batch.shard), 0
             if made is not None:
                 batch.documents.append(made)

@@ -233,7 +233,7 @@ def _batch(
                 key=Key(job.entropy("key", group)),
                 tokenizer=MODEL,
             )
-            watermark.save(job.folder / "keys" / name)
+            watermark.save(job.folder / "keys" / name, replace=True)
             part = slice(int(members[0]), int(members[-1]) + 1)
             files[part] = [name] * len(members)
             first = np.array(shifts[part])

@@ -71,7 +71,7 @@ def test_keygen_does_not_replace_by_race(wm, tmp_path, monkeypatch):
 
     def slow(self, path, **_):
         one_line(wm(*options), r"new\.json: the file exists; choose another or add --force")
-        real(self, path)
+        real(self, path, replace=True)
 
     monkeypatch.setattr(Watermark, "save", slow)
     assert wm(*options)[0] == 0
@@ -144,7 +144,7 @@ def test_generate_writes_a_line_for_every_prompt(wm, mark, writer):
         **{"index": 0, "prompt": "abc", "text": "cba"},
         **{"tokens": [99, 98, 97], "shift": 3},
     }
-    assert found[1]["error"] == "field 'prompt' is a int, not a string"
+    assert found[1]["error"] == "field 'prompt' is a number, not a string"
     assert found[2]["error"].startswith("not JSON")
     assert found[3]["text"] == "ed"
     assert err.count("\n") == 2

@@ -88,7 +88,7 @@ def test_saving_over_a_file_keeps_it_private(tmp_path):
     path = tmp_path / "watermark.json"
     path.write_text("old")
     path.chmod(0o644)
-    make().save(path)
+    make().save(path, replace=True)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
@@ -97,7 +97,7 @@ def test_a_file_that_cannot_be_written(tmp_path):
         make().save(tmp_path / "no" / "watermark.json")
     (tmp_path / "folder").mkdir()
     with pytest.raises(WatermarkError, match=r"cannot be written .Is a directory"):
-        make().save(tmp_path / "folder")
+        make().save(tmp_path / "folder", replace=True)
     assert os.listdir(tmp_path) == ["folder"]
 
 
@@ -289,7 +289,7 @@ def test_hostile_fields_are_one_short_sentence(tmp_path, field):
     path = tmp_path / "watermark.json"
     good = {"block_length": (None,), "tokenizer": (None, *HOSTILE), "gap": (0, 1.5)}
     for value in HOSTILE:
-        make().save(path)
+        make().save(path, replace=True)
         damaged(path, lambda d, value=value: d.update({field: value}))
         said = refusal(path)
         if said is None:
@@ -364,7 +364,7 @@ def test_what_is_not_surely_ours_stays(tmp_path, monkeypatch):
     assert set(os.listdir(tmp_path)) - {"watermark.json"} == before
     (tmp_path / name).write_text("")
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    make().save(tmp_path / "watermark.json")
+    make().save(tmp_path / "watermark.json", replace=True)
     assert (tmp_path / name).exists()
 
 
@@ -375,7 +375,7 @@ def test_a_file_that_another_process_is_writing_stays(tmp_path):
         fcntl.flock(file, fcntl.LOCK_EX)
         make().save(tmp_path / "watermark.json")
         assert path.exists()
-    make().save(tmp_path / "watermark.json")
+    make().save(tmp_path / "watermark.json", replace=True)
     assert not path.exists()
 
 
@@ -407,10 +407,10 @@ def test_what_a_file_system_lacks_is_done_without(tmp_path, monkeypatch, lacking
 
     monkeypatch.setattr(fcntl if lacking == "flock" else os, lacking, refuse)
     watermark, path = make(), tmp_path / "watermark.json"
-    watermark.save(path, replace=False)
+    watermark.save(path)
     assert Watermark.load(path) == watermark
     with pytest.raises(WatermarkError, match="exists"):
-        watermark.save(path, replace=False)
+        watermark.save(path)
     assert os.listdir(tmp_path) == ["watermark.json"]
 
 
@@ -423,7 +423,7 @@ def test_a_disk_that_is_full_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(WatermarkError, match="No space left"):
-        make().save(path)
+        make().save(path, replace=True)
     assert Watermark.load(path) == watermark
     assert os.listdir(tmp_path) == ["watermark.json"]
 
@@ -438,11 +438,11 @@ def test_what_is_there_is_not_replaced_unless_asked(tmp_path, kind):
     else:
         path.symlink_to(tmp_path / "none")
     with pytest.raises(WatermarkError, match="exists: choose another name"):
-        make().save(path, replace=False)
+        make().save(path)
     assert os.listdir(tmp_path) == ["watermark.json"]
     if kind != "folder":
         watermark = make()
-        watermark.save(path)
+        watermark.save(path, replace=True)
         assert Watermark.load(path) == watermark
         assert not path.is_symlink()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -455,7 +455,7 @@ def test_of_many_that_write_one_file_without_replacing_one_wins(tmp_path):
 
     def save(watermark):
         try:
-            watermark.save(path, replace=False)
+            watermark.save(path)
         except WatermarkError:
             return
         kept.append(watermark)

@@ -43,7 +43,7 @@ def write(path: Path, text: str, replace: bool) -> None:
             raise
     except FileExistsError:
         raise WatermarkError(
-            f"watermark file {path} exists: choose another name, or ask for it to be replaced"
+            f"watermark file {path} exists: choose another name, or say replace=True, which loses the key in it"
         ) from None
     except (OSError, ValueError) as error:  # ValueError: no path at all, as with a zero byte
         reason = getattr(error, "strerror", None) or error

@@ -198,7 +198,11 @@ class Watermark:
         )
 
     def save(
-        self, path: str | os.PathLike[str], *, key_from_env: str | None = None, replace: bool = True
+        self,
+        path: str | os.PathLike[str],
+        *,
+        key_from_env: str | None = None,
+        replace: bool = False,
     ) -> None:
         """Write the watermark to a JSON file that only its owner can read (mode 0600), whole or not at all.
 
@@ -212,7 +216,7 @@ class Watermark:
             Leave the secret out; `load` takes it from the environment variable of this name (the 64 hexadecimal
             digits of `Key.secret_hex`).
         replace : bool
-            Whether to replace a file that is there, with the key in it. If not, WatermarkError.
+            Whether to replace a file that is there, whose key is then lost. If not, WatermarkError.
         """
         watermark_file.write(
             path,

@@ -37,5 +37,5 @@ def derive(
     master = Watermark.load(watermark)
     derived = replace(master, key=master.key.derive(label))
     with contextlib.nullcontext() if force else reserved(output):
-        derived.save(output)
+        derived.save(output, replace=True)
     note(f"{output}: key {derived.fingerprint}, derived from key {master.fingerprint}")

@@ -130,7 +130,7 @@ def keygen(
         tokenizer=tokenizer or model,
     )
     with contextlib.nullcontext() if force else reserved(output):
-        watermark.save(output, key_from_env=key_from_env)
+        watermark.save(output, key_from_env=key_from_env, replace=True)
     note(
         f"{output}: {scheme}, vocabulary {watermark.vocab_size:,}, key length {key_length:,}, "
         f"fingerprint {watermark.fingerprint}"

@@ -79,12 +79,12 @@ class Settings:
         How to test, where not as the watermarks say.
     threads : int or None
         CPU threads of a worker.
+    only_local : bool
+        Whether full answers without a token are for users of this machine alone: see `for_host`.
     limits : Limits
     tiers : tuple of Tier
     metrics : str
         One of `METRICS`.
-    only_local : bool
-        Whether full answers without a token are for users of this machine alone: see `for_host`.
     """
 
     watermarks: tuple[str, ...]
@@ -92,10 +92,10 @@ class Settings:
     tokenizer: str | None = None
     scheme: str | None = None
     threads: int | None = None
+    only_local: bool = False
     limits: Limits = field(default_factory=Limits)
     tiers: tuple[Tier, ...] = (OPEN,)
     metrics: str = "local"
-    only_local: bool = False
 
     def __post_init__(self) -> None:
         real_number("level", self.level, 0, 1)

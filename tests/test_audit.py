@@ -128,6 +128,19 @@ def test_a_tokenizer_that_makes_more_tokens_of_a_text_than_were_drawn():
     assert "wrong tokenizer" in faults(done)
 
 
+def test_a_server_that_counts_hidden_tokens_is_not_called_bad():
+    server = Server(watermark(), knows_tokens=False)
+    whole = server.write
+
+    def write(prompts, places, *, marked):
+        return [replace(one, drawn=300) for one in whole(prompts, places, marked=marked)]
+
+    server.write = write
+    done = audited(server)
+    assert done.verdict == "good"
+    assert numbers(done, "round trip")["drawn_per_read"] == 300 / 80
+
+
 def test_a_tokenizer_that_loses_text():
     class Deaf(Pairs):
         def decode(self, tokens, skip_special_tokens=False):

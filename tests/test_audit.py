@@ -12,6 +12,7 @@ from wmcore.audit.run import Settings, audit
 from wmcore.audit.writers import GivenTexts, Written
 from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
+from wmcore.watermark import Watermark
 
 
 def numbers(done, name):
@@ -245,6 +246,27 @@ def test_a_detector_without_tokenizer_is_refused():
         audited(server, Detector(server.mark, threads=1))
     with pytest.raises(WatermarkError, match="prompts"):
         audit(Detector(server.mark, tokenizer=Pairs()), server, [])
+
+
+@pytest.mark.slow
+def test_a_key_without_a_proven_bound():
+    """Its p-values end at 1 / 2,000: an unmarked text that is found is tested again, with resamples enough to tell."""
+    mark = Watermark.published("exp", seed=9, generator="mersenne", vocab_size=V, key_length=64)
+    good = audited(Server(mark), texts=6, answers=5)
+    assert min(row.p_value for row in good.rows) > 1e-4
+    assert good.verdict == "good"
+    assert numbers(good, "shifts")["located"] == 6  # one for each prompt
+    assert verdicts(audited(Server(mark, "fixed shift"), texts=6))["shifts"] == "bad"
+    bad = audited(Server(mark, "cannot switch off"), texts=4, answers=1)
+    assert verdicts(bad)["false alarms"] == "bad"
+    assert numbers(bad, "false alarms")["least_p"] <= SHARE / 5
+
+
+def test_a_published_its_key_has_no_other_keys():
+    mark = Watermark.published("its", seed=9, generator="torch", vocab_size=V, key_length=64)
+    done = audited(Server(mark), other_keys=2)
+    assert done.verdict == "good"
+    assert done.counts["other_keys"] == 0
 
 
 def test_the_error_is_shared_out():

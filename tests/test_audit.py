@@ -187,6 +187,7 @@ def test_low_entropy_is_called_weak_and_not_a_fault_of_the_shift():
     assert verdicts(done)["false alarms"] == "good"
 
 
+@pytest.mark.slow
 def test_inverse_transform_sampling_and_short_keys():
     assert audited(Server(watermark("its", key_length=64))).verdict == "good"
     fixed = audited(Server(watermark("its", key_length=64), "fixed shift"))
@@ -262,6 +263,7 @@ def test_a_key_without_a_proven_bound():
     assert numbers(bad, "false alarms")["least_p"] <= SHARE / 5
 
 
+@pytest.mark.slow
 def test_a_published_its_key_has_no_other_keys():
     mark = Watermark.published("its", seed=9, generator="torch", vocab_size=V, key_length=64)
     done = audited(Server(mark), other_keys=2)

@@ -107,7 +107,7 @@ def watermark(scheme="exp", vocab_size=V, key_length=256):
 def audited(server, detector=None, **settings):
     """The audit of a server."""
     detector = detector or Detector(server.mark, tokenizer=Pairs(), threads=1)
-    chosen = Settings(**{"texts": 16, "answers": 10, "other_keys": 0, "curves": 0, **settings})
+    chosen = Settings(**{"texts": 12, "answers": 8, "other_keys": 0, "curves": 0, **settings})
     return audit(detector, server, PROMPTS, settings=chosen)
 
 

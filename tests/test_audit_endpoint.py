@@ -22,12 +22,12 @@ def test_a_sound_server_is_good_and_gets_what_was_asked_for(monkeypatch):
         on = Endpoint(server.url, "m", "KEY_OF_MINE", body={"return_token_ids": True})
         off = Endpoint(server.url, "m", "KEY_OF_MINE", body=OFF)
         writer = EndpointWriter(on, off, Sampling(LENGTH, 0.9, 40, 0.95, chat=True))
-        done = audited(writer, Detector(mark, tokenizer=Pairs(), threads=1), texts=8, answers=6)
+        done = audited(writer, Detector(mark, tokenizer=Pairs(), threads=1), texts=6, answers=4)
     assert done.verdict == "good"
     assert verdicts(done)["round trip"] == "good"  # the token ids were given
-    assert done.counts["unmarked"] == 14
+    assert done.counts["unmarked"] == 10
     assert done.counts["false_alarms"] == 0
-    assert len(server.seen) == 28
+    assert len(server.seen) == 20
     path, body, key = server.seen[0]
     assert path == "/v1/chat/completions"
     assert key == "Bearer secret words"
@@ -52,7 +52,7 @@ def test_a_faulty_server_is_bad(fault):
         writer = EndpointWriter(
             Endpoint(server.url), Endpoint(server.url, body=OFF), Sampling(LENGTH)
         )
-        done = audited(writer, Detector(mark, tokenizer=Pairs(), threads=1), texts=8, answers=6)
+        done = audited(writer, Detector(mark, tokenizer=Pairs(), threads=1), texts=6, answers=4)
     assert done.verdict == "bad"
     assert faults(done) == {
         {

@@ -25,7 +25,7 @@ MANY_FOUND = 0.01
 KEPT, LOST = 0.9, 0.5
 """A text of which this share of tokens is read as drawn is fine; below the second, the tokenizer is another one."""
 
-COUNTS = 1.25
+COUNTS = 1.15
 """Tokens drawn and read may differ by this factor, where only their numbers are known."""
 
 PADDING = 1.05
@@ -146,8 +146,9 @@ def round_trip(marked: Sequence[Seen], lossless: Sequence[bool], level: float) -
 
     A text that changes in places is nothing bad (a blank line may be one token or two): bad is a text of which half of
     the tokens are others, or a watermark that is found in tokens and lost in their text. Where the tokens are not
-    known, their number may be; and the tokenizer must at least give back the text that it reads (`lossless`, for each
-    text). That is weaker: a wrong tokenizer can do so, too.
+    known, their number may be: another number is bad where half of the texts are not found either (a server may count
+    tokens that it does not show). And the tokenizer must at least give back the text that it reads (`lossless`, for
+    each text). That is weaker: a wrong tokenizer can do so, too.
     """
     known = [one for one in marked if one.kept is not None]
     if known:
@@ -160,7 +161,8 @@ def round_trip(marked: Sequence[Seen], lossless: Sequence[bool], level: float) -
     share = sum(lossless) / len(lossless) if lossless else None
     ratio = median(counts) if counts else None
     numbers = {"known": 0, "lossless": share, "drawn_per_read": ratio}
-    if ratio is not None and not 1 / COUNTS <= ratio <= COUNTS:
+    lost = sum(_found(one.found, level) for one in marked) < len(marked) / 2
+    if ratio is not None and not 1 / COUNTS <= ratio <= COUNTS and lost:
         words = f"the server draws {ratio:.2f} tokens for each that is read: another tokenizer"
         return Check("round trip", BAD, words, numbers)
     if share is not None and share < KEPT:

@@ -145,6 +145,8 @@ def audit(
     coder = tokenizer or mark.tokenizer
     if coder is None:
         raise WatermarkError("no --tokenizer given and the watermark names none: give its model's")
+    if temperature is None and model is not None:
+        temperature = 1.0
     sampling = Sampling(max_new_tokens, temperature, top_k, top_p, chat)
     writer: Writer
     if model is not None:

@@ -50,7 +50,13 @@ def real_rates(laws, scheme, rate, level, count, rng):
 
 
 @pytest.mark.parametrize(
-    ("scheme", "rate"), [("exp", 0.0), ("exp-free", 0.1), ("its", 0.0), ("its-edit", 0.1)]
+    ("scheme", "rate"),
+    [
+        ("exp", 0.0),
+        pytest.param("exp-free", 0.1, marks=pytest.mark.slow),
+        ("its", 0.0),
+        pytest.param("its-edit", 0.1, marks=pytest.mark.slow),
+    ],
 )
 def test_rates_are_those_of_real_keys(laws, scheme, rate):
     rng = np.random.default_rng(2)

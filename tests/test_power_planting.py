@@ -106,7 +106,7 @@ def test_other_numbers_are_those_of_the_secret():
 def test_the_joint_law_is_that_of_real_keys(sampler):
     """Costs of every token at the row, given the token that was written: real keys write, planted ones are drawn."""
     rng = np.random.default_rng(5)
-    count, v = 1200, len(LAW)
+    count, v = 800, len(LAW)
     logits = np.log(LAW)[None].astype(np.float32)
     real = {y: [] for y in range(v)}
     planted = {y: [] for y in range(v)}

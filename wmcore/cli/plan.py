@@ -12,6 +12,7 @@ from wmcore.cli.console import (
     named,
     note,
     output_option,
+    say,
     show_table,
     standard_output,
     table_console,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from wmcore.power.lengths import Needed
     from wmcore.power.sampled import SampledText
-    from wmcore.power.simulation import DetectionPower
+    from wmcore.power.simulation import DetectionPower, SettingPower
 
 NAMED_ERRORS = 10
 
@@ -240,8 +241,16 @@ def _numbers(option: str, text: str, kind: Any) -> list[Any]:
 
 def _show(power: "DetectionPower") -> None:
     console = table_console(110)
-    for table in _tables(power):
-        show_table(console, table)
+    for setting in power.settings:
+        gain = setting.score_per_token - setting.chance_per_token
+        score = f", score {setting.score}" if setting.score else ""
+        say(
+            printable(
+                f"{setting.scheme}{score}, n = {setting.key_length:,}: {setting.score_per_token:.3f} a token, "
+                f"{setting.chance_per_token:.3f} by chance: gain {gain:.3f}"
+            )
+        )
+        show_table(console, _table(setting))
     note(
         f"{power.texts:,} texts, {power.tokens:,} tokens of {power.entropy:.2f} nats; half of the texts have "
         f"{power.longest:,} or more. {power.simulations:,} simulations, T = {power.resamples:,}"
@@ -252,33 +261,22 @@ def _show(power: "DetectionPower") -> None:
     )
 
 
-def _tables(power: "DetectionPower") -> "list[Table]":
+def _table(setting: "SettingPower") -> "Table":
+    """The tokens that are needed: a line for each rate of edits and level."""
     from rich.table import Table
 
-    tables = []
-    for setting in power.settings:
-        gain = setting.score_per_token - setting.chance_per_token
-        score = f", score {setting.score}" if setting.score else ""
-        table = Table(
-            title=printable(
-                f"{setting.scheme}{score}, n = {setting.key_length:,}: {setting.score_per_token:.3f} a token, "
-                f"{setting.chance_per_token:.3f} by chance: gain {gain:.3f}"
-            ),
-            title_justify="left",
-        )
-        needed = setting.edited[0].needed
-        table.add_column("edited")
-        table.add_column("p ≤")
-        for share in next(iter(needed.values())):
-            table.add_column(f"{share:.0%} found", justify="right")
-        for edited in setting.edited:
-            for level, shares in edited.needed.items():
-                longest = int(edited.curves[level].lengths[-1])
-                cells = [_cell(one, longest) for one in shares.values()]
-                table.add_row(f"{edited.rate:.0%}", f"{level:g}", *cells)
-            table.add_section()
-        tables.append(table)
-    return tables
+    table = Table()
+    table.add_column("edited")
+    table.add_column("p ≤")
+    for share in next(iter(setting.edited[0].needed.values())):
+        table.add_column(f"{share:.0%} found", justify="right")
+    for edited in setting.edited:
+        for level, shares in edited.needed.items():
+            longest = int(edited.curves[level].lengths[-1])
+            cells = [_cell(one, longest) for one in shares.values()]
+            table.add_row(f"{edited.rate:.0%}", f"{level:g}", *cells)
+        table.add_section()
+    return table
 
 
 def _cell(needed: "Needed", longest: int) -> str:

@@ -129,6 +129,23 @@ def test_the_longest_text_is_refused_before_anything_is_tested(marks, monkeypatc
         panel.answer([noise(1, 60), noise(2, 61)])
 
 
+def test_a_text_of_too_many_bytes_is_not_even_read(marks):
+    calls = []
+
+    class Counted(Letters):
+        def __call__(self, text, **options):
+            calls.append(text)
+            return super().__call__(text, **options)
+
+    panel = Panel(marks, tokenizer=Counted(), most_tokens=60)
+    with pytest.raises(TooManyTokens, match="text 1 has 601 bytes, but at most 60 tokens"):
+        panel.read(["a", "é" * 300 + "a"])
+    assert not calls
+    with pytest.raises(TooManyTokens, match="text 0 has 600 tokens"):
+        panel.read(["a" * 600])
+    assert len(calls) == 1  # not once for each watermark
+
+
 def test_coarse_answers_are_verdicts_and_nothing_else(panel, marks):
     contents = [text_of(marks["march"]), noise(1), list(range(10)) * 4, [], [V] * 40]
     answers = panel.judge_coarsely(panel.read(contents))

@@ -1,6 +1,7 @@
 """How the service is set, who may ask, and how much."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from services import files, watermark
 from wmcore import WatermarkError
 from wmcore.service.access import Gate, Tier, hashed, new_token
 from wmcore.service.refusals import Refused
-from wmcore.service.settings import Limits, Settings, check_host, is_local, settings_of
+from wmcore.service.settings import Limits, Settings, for_host, is_local, settings_of
 
 HASH = "sha256:" + "a" * 64
 TIERS = f"""
@@ -116,12 +117,14 @@ def test_full_answers_for_everybody_must_be_asked_for():
     full = Settings(("a.json",))
     coarse = Settings(("a.json",), tiers=(Tier("public", coarse=True), Tier("x", (HASH,))))
     for host in ("127.0.0.1", "::1", "localhost", "127.8.8.8"):
-        check_host(host, full, False)
+        assert for_host(full, host, False) == replace(full, only_local=True)
+        assert for_host(full, host, True) == full
+        assert for_host(coarse, host, False) == coarse
     for host in ("0.0.0.0", "::", "10.0.0.1", "example.org", ""):
-        check_host(host, coarse, False)
-        check_host(host, full, True)
+        assert for_host(coarse, host, False) == coarse
+        assert for_host(full, host, True) == full
         with pytest.raises(WatermarkError, match="or say --open-to-all"):
-            check_host(host, full, False)
+            for_host(full, host, False)
     assert is_local("::ffff:127.0.0.1")
     assert not is_local(None)
 

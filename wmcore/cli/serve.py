@@ -109,7 +109,7 @@ def serve(
     for package, least in PACKAGES.items():
         require(package, _REMEDY, least)
     from wmcore.kernels.cpu.threads import available
-    from wmcore.service.settings import check_host, settings_of
+    from wmcore.service.settings import for_host, settings_of
 
     named_elsewhere = os.environ.get(WATERMARK) if config is None else None
     settings = settings_of(
@@ -130,7 +130,7 @@ def serve(
             "waiting": waiting,
         },
     )
-    check_host(host, settings, open_to_all)
+    settings = for_host(settings, host, open_to_all)
     with _bound(host, port) as listener:
         _run(settings, listener, workers)
 

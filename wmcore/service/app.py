@@ -36,7 +36,7 @@ PATHS = (
     "/openapi.json",
 )
 """Those that logs and counts name."""
-_REFUSALS = (400, 401, 408, 413, 415, 422, 429, 500, 503)
+_REFUSALS = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503)
 
 
 def open_panel(settings: Settings) -> Panel:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
@@ -11,7 +12,7 @@ from wmcore.service.access import Gate, Visitor
 from wmcore.service.logs import note_of
 from wmcore.service.panel import Answer, Panel, Text, TooManyTokens
 from wmcore.service.refusals import Refused
-from wmcore.service.settings import Settings
+from wmcore.service.settings import Settings, is_local
 from wmcore.service.work import Queue, Turn
 
 STEP_TOKENS = 4096
@@ -46,7 +47,11 @@ class Desk:
         self._queue.close()
 
     def admit(self, request: Request, token: str | None = None) -> Visitor:
-        """Who asks, by this token or that of the header Authorization; Refused (401) if nobody knows it."""
+        """Who asks, by this token or that of the header Authorization.
+
+        Refused (401) if nobody knows it, and (403) without one if full answers are for this machine alone, but the
+        request came through a proxy or was for a host of another name.
+        """
         header = request.headers.get("authorization")
         if token is None and header is not None:
             scheme, _, token = header.partition(" ")
@@ -56,6 +61,15 @@ class Desk:
             token and token.strip(), request.client.host if request.client else None
         )
         note_of(request).tier = visitor.tier.name
+        tier = visitor.tier
+        if self.settings.only_local and tier.open and not tier.coarse and not _for_here(request):
+            raise Refused(
+                403,
+                "full answers without a token are for users of this machine alone",
+                parameter="Host",
+                limit="localhost",
+                remedy="ask for http://localhost, or let the operator set tiers or start with --open-to-all",
+            )
         return visitor
 
     async def answers(
@@ -140,6 +154,20 @@ class Desk:
                 limit=error.limit,
                 remedy="send it in parts",
             ) from None
+
+
+def is_direct(request: Request) -> bool:
+    """Whether no proxy says that it passed the request on."""
+    return not any(name in request.headers for name in ("forwarded", "x-forwarded-for", "via"))
+
+
+def _for_here(request: Request) -> bool:
+    """Whether a request was sent to this machine by a name that is always its own."""
+    try:
+        host = urlsplit(f"//{request.headers.get('host', '')}").hostname
+    except ValueError:
+        return False
+    return is_direct(request) and is_local(host)
 
 
 def _groups(texts: Sequence[Text], most: int) -> Iterator[list[Text]]:

@@ -19,6 +19,7 @@ from wmcore.verdict import LEAST_DISTINCT, Verdict, verdicts
 from wmcore.watermark import Watermark
 from wmcore.windows import MOST_RESAMPLES
 
+_TOKEN_BYTES = 10  # a longer text than so many bytes for each of the most tokens is not even read
 _WARM = 40  # tokens of the text that kernels are compiled with
 
 FOUND, NOT_FOUND, TOO_SHORT, NOT_TESTED = "found", "not found", "too short", "not tested"
@@ -27,11 +28,11 @@ VERDICTS = (FOUND, NOT_FOUND, TOO_SHORT, NOT_TESTED)
 
 
 class TooManyTokens(WatermarkError):
-    """Text `index` of a batch has more tokens than the service takes."""
+    """Text `index` of a batch has more tokens than the limit, or more bytes than so many tokens have."""
 
-    def __init__(self, index: int, length: int, limit: int) -> None:
+    def __init__(self, index: int, size: str, limit: int) -> None:
         super().__init__(
-            f"text {index} has {length:,} tokens, but at most {limit:,} are taken: send it in parts"
+            f"text {index} has {size}, but at most {limit:,} tokens are taken: send it in parts"
         )
         self.index = index
         self.limit = limit
@@ -198,20 +199,34 @@ class Panel:
 
     def read(self, contents: Sequence[Any]) -> list[Text]:
         """The texts in tokens; TooManyTokens for one over the limit."""
+        self._check_bytes(contents)
         ids = [dict.fromkeys(self.detectors, content) for content in contents]
         most: list[int | None] = [None] * len(contents)
+        coded: dict[tuple[int, int], list[Any]] = {}  # by tokenizer: a text is coded once by each
         for name, detector in self.detectors.items():
-            batch = detector.read(contents)
+            kind = id(detector.tokenizer), detector.watermark.vocab_size
+            batch = detector.read(coded.get(kind, contents))
             lengths = {i: length for i, (length, _) in batch.failed.items() if length is not None}
             for i, array in [*zip(batch.places, batch.arrays, strict=True), *batch.long.items()]:
                 ids[i][name] = array
                 lengths[i] = len(array)
             for i, length in lengths.items():
                 most[i] = max(length, most[i] or 0)
+            coded[kind] = [one[name] for one in ids]
         for i, longest in enumerate(most):
             if self.most_tokens is not None and (longest or 0) > self.most_tokens:
-                raise TooManyTokens(i, longest or 0, self.most_tokens)
+                raise TooManyTokens(i, f"{longest:,} tokens", self.most_tokens)
         return [Text(*one) for one in zip(contents, ids, most, strict=True)]
+
+    def _check_bytes(self, contents: Sequence[Any]) -> None:
+        """Raise TooManyTokens for a string that is not worth coding: a tokenizer takes a kilobyte for a token."""
+        if self.most_tokens is None:
+            return
+        for i, content in enumerate(contents):
+            if isinstance(content, str):
+                size = len(content.encode("utf-8", "surrogatepass"))
+                if size > _TOKEN_BYTES * self.most_tokens:
+                    raise TooManyTokens(i, f"{size:,} bytes", self.most_tokens)
 
     def judge(self, texts: Sequence[Text], *, detail: bool = False) -> list[Answer]:
         """What is said of each text; see `answer`."""

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from wmcore._version import __version__
 from wmcore.service.access import Visitor
 from wmcore.service.body import JSON, contents_of, read_body
-from wmcore.service.desk import Desk
+from wmcore.service.desk import Desk, is_direct
 from wmcore.service.logs import fault_answer, note_of, place_of
 from wmcore.service.panel import Answer
 from wmcore.service.refusals import Refused
@@ -78,8 +78,7 @@ async def health(request: Request) -> JSONResponse:
 async def metrics(request: Request) -> Response:
     """Counts for Prometheus."""
     setting = desk_of(request).settings.metrics
-    direct = not any(name in request.headers for name in ("forwarded", "x-forwarded-for", "via"))
-    local = direct and request.client is not None and is_local(request.client.host)
+    local = is_direct(request) and request.client is not None and is_local(request.client.host)
     if setting == "off" or (setting == "local" and not local):
         raise Refused(
             403,

@@ -79,6 +79,8 @@ class Settings:
         How to test, where not as the watermarks say.
     threads : int or None
         CPU threads of a worker.
+    only_local : bool
+        Whether full answers without a token are for users of this machine alone: see `for_host`.
     limits : Limits
     tiers : tuple of Tier
     metrics : str
@@ -92,6 +94,7 @@ class Settings:
     tokenizer: str | None = None
     scheme: str | None = None
     threads: int | None = None
+    only_local: bool = False
     limits: Limits = field(default_factory=Limits)
     tiers: tuple[Tier, ...] = (OPEN,)
     metrics: str = "local"
@@ -160,7 +163,7 @@ def settings_of(
     """
     given = {} if path is None else _read(path)
     try:
-        known = {one.name for one in fields(Settings)}
+        known = {one.name for one in fields(Settings)} - {"only_local"}
         _known("settings", given, known)
         given.update({name: value for name, value in options.items() if value is not None})
         within = _table("limits", given.pop("limits", {}))
@@ -182,13 +185,20 @@ def settings_of(
         raise error if path is None else WatermarkError(f"{path}: {error}") from None
 
 
-def check_host(host: str, settings: Settings, open_to_all: bool) -> None:
-    """Raise WatermarkError if others than this machine's users would get full answers, and nobody said so."""
-    if not open_to_all and settings.open_in_full and not is_local(host):
+def for_host(settings: Settings, host: str, open_to_all: bool) -> Settings:
+    """The settings of a service on this host, so that strangers get full answers only if somebody said so.
+
+    Raises WatermarkError for a host that they reach. On one that they do not, `only_local` is set: a reverse proxy,
+    or a page of another site in a browser of this machine, could still bring them in.
+    """
+    if open_to_all or not settings.open_in_full:
+        return settings
+    if not is_local(host):
         raise WatermarkError(
             f"--host {host}: anybody who reaches it would get full answers, which help to forge and remove the "
             "watermark: set tiers in --config (a coarse one for all, tokens for experts), or say --open-to-all"
         )
+    return replace(settings, only_local=True)
 
 
 def is_local(address: str | None) -> bool:

@@ -70,7 +70,7 @@ def test_the_configuration_in_the_documents(tmp_path):
     ("text", "message"),
     [
         ("level = ", "cannot be read as TOML"),
-        ("levels = 3", "settings has 'levels', which is not known: use some of level, limits"),
+        ("levels = 3", "settings has 'levels', which is not known: use some of .*level, limits"),
         ("watermarks = 3", "watermarks must be a list of files and folders"),
         ("", "no watermark is given: give -w FILE"),
         ("level = 2", "level is 2, but must be a number from 0 to 1"),

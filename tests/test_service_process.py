@@ -73,7 +73,7 @@ def test_texts_limits_load_and_a_graceful_stop(tmp_path):
         assert text[result["span"]["char_start"] :].startswith("w")
 
         # a body without a stated length, of which no more is read than allowed
-        head = b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = b"POST /v1/detect HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         port = int(address.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port), timeout=30) as sender:
             sender.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n")

@@ -76,7 +76,7 @@ def test_wheel_holds_every_source_and_data_file(wheel):
     expected = set()
     for folder, package in FOLDERS.items():
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in {".py", ".cu", ".cuh", ".html", ".css", ".jsonl", ".typed"}:
+            if path.suffix in {".py", ".cu", ".cuh", ".html", ".css", ".js", ".jsonl", ".typed"}:
                 expected.add(f"{package}/{path.relative_to(ROOT / folder).as_posix()}")
     assert expected <= held
     outside = ("kernels/", "bindings/", "benchmarks/", "tests/")

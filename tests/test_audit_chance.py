@@ -58,14 +58,6 @@ def test_more_repeats_is_valid_where_both_repeat(monkeypatch):
         assert chance.at_least(count, len(p), level) > 1e-6
 
 
-def test_bounds_of_a_rate():
-    low, high = chance.rate_bounds(3, 20, 0.1)
-    assert chance.at_least(3, 20, low) == pytest.approx(0.05)
-    assert chance.at_most(3, 20, high) == pytest.approx(0.05)
-    assert chance.rate_bounds(0, 20)[0] == 0.0
-    assert chance.rate_bounds(20, 20)[1] == 1.0
-
-
 def test_combined_is_fishers():
     assert chance.combined([]) == 1.0
     assert chance.combined([0.3]) == pytest.approx(0.3)

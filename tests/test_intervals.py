@@ -55,3 +55,9 @@ def test_texts_that_all_say_the_same_count_as_one(rate):
     counts = np.repeat([n, 0], [6, 13])
     low, high = by_keys(counts, n, design_effect(counts, n))
     assert high - low > np.ptp(clopper_pearson(6, 19))
+
+
+def test_clopper_pearson_at_another_error():
+    low, high = clopper_pearson(3, 20, 0.1)
+    assert binom.sf(2, 20, low) == pytest.approx(0.05)
+    assert binom.cdf(3, 20, high) == pytest.approx(0.05)

@@ -8,13 +8,13 @@ SURE = (0.025, 0.975)
 """Quantiles: every interval is one of 95 %."""
 
 
-def clopper_pearson(found: float, n: float) -> list[float]:
-    """[low, high] that covers the probability of `found` in n with at least 95 %, whatever it is (Clopper and Pearson
-    1934). Both may be no whole numbers, as those of `by_keys`."""
+def clopper_pearson(found: float, n: float, error: float = 0.05) -> list[float]:
+    """[low, high] that covers the probability of `found` in n, whatever it is: each end is wrong with a probability of
+    at most error / 2 (Clopper and Pearson 1934). Both numbers may be no whole ones, as those of `by_keys`."""
     from scipy.stats import beta
 
-    low = beta.ppf(SURE[0], found, n - found + 1) if found > 0 else 0.0
-    high = beta.ppf(SURE[1], found + 1, n - found) if found < n else 1.0
+    low = beta.ppf(error / 2, found, n - found + 1) if found > 0 else 0.0
+    high = beta.ppf(1 - error / 2, found + 1, n - found) if found < n else 1.0
     return [float(low), float(high)]
 
 

@@ -38,15 +38,6 @@ def at_most(count: int, trials: int, rate: float) -> float:
     return float(binom.cdf(count, trials, rate))
 
 
-def rate_bounds(count: int, trials: int, error: float = 0.05) -> tuple[float, float]:
-    """Clopper and Pearson's bounds of a rate (1934), each exceeded with probability error / 2 at most."""
-    from scipy.stats import beta
-
-    low = 0.0 if count == 0 else float(beta.ppf(error / 2, count, trials - count + 1))
-    high = 1.0 if count == trials else float(beta.isf(error / 2, count + 1, trials - count))
-    return low, high
-
-
 def few_rows(distinct: int, draws: int, rows: int) -> float:
     """P(D <= distinct) for the number D of different rows among independent, uniform draws: the occupancy law.
 

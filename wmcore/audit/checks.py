@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from wmcore.audit.chance import SHARE, at_least, at_most, rate_bounds
+from wmcore.audit.chance import SHARE, at_least, at_most
 from wmcore.audit.result import BAD, CANNOT_TELL, GOOD, Check
 from wmcore.audit.seen import Seen
 from wmcore.detection import LEAST_TOKENS, Detection
+from wmcore.intervals import clopper_pearson
 
 LEAST_TEXTS = 5
 """Fewer texts than that say little about a set-up."""
@@ -55,7 +56,7 @@ def found(marked: Sequence[Seen], level: float, need: float) -> Check:
     texts = [one for one in marked if one.written.text is not None]
     long = [one for one in texts if not one.short(level)]
     hits = sum(one.p is not None and one.p <= level for one in long)
-    low, high = rate_bounds(hits, len(long)) if long else (0.0, 1.0)
+    low, high = clopper_pearson(hits, len(long)) if long else (0.0, 1.0)
     numbers: dict[str, Any] = {
         "texts": len(long),
         "found": hits,
@@ -111,7 +112,7 @@ def false_alarms(
     numbers = {
         "unmarked": len(tested),
         "found": hits,
-        "rate_95": list(rate_bounds(hits, len(tested))) if tested else None,
+        "rate_95": clopper_pearson(hits, len(tested)) if tested else None,
         "least_p": least if tested else None,
         "other_keys": len(other),
         "found_under_other_keys": other_hits,

@@ -11,11 +11,11 @@ from wmcore.audit import checks
 from wmcore.audit.chance import ERROR, SHARE
 from wmcore.audit.diagnosis import diagnoses
 from wmcore.audit.result import Audit
-from wmcore.audit.seen import Seen, plan_at, see, tokens_until, under_other_keys
+from wmcore.audit.seen import Seen, see, tokens_until, under_other_keys
 from wmcore.audit.shifts import shifts
 from wmcore.audit.writers import Writer, Written, check_written
 from wmcore.checks import real_number, whole_number
-from wmcore.detect import Detection, Detector, checked_detector
+from wmcore.detect import Detection, Detector, checked_detector, resamples_for
 from wmcore.detection import LEVEL
 from wmcore.errors import WatermarkError
 from wmcore.key import PublishedKey
@@ -184,11 +184,12 @@ def _controls(detector: Detector, marked: Sequence[Seen], settings: Settings) ->
     found: list[Detection] = []
     if isinstance(detector.watermark.key, PublishedKey) and detector.watermark.sampler == "its":
         return found
-    plan = plan_at(settings.level)
     texts = [one for one in marked if one.p is not None][: settings.texts]
     for i, one in enumerate(texts):
         seed = f"{settings.seed} {i}"
-        found += under_other_keys(detector, one.read or (), settings.other_keys, seed, plan)
+        found += under_other_keys(
+            detector, one.read or (), settings.other_keys, seed, settings.level
+        )
     return found
 
 
@@ -204,7 +205,7 @@ def _again(detector: Detector, bare: Sequence[Seen], settings: Settings) -> dict
         return {}
     plan = Plan(int(1.1 * tested / SHARE) + 1)
     again = detector.detect(
-        [bare[i].read for i in unclear[:AGAIN]], plan=plan, seed=detector.seed(None) ^ 1
+        [bare[i].read or () for i in unclear[:AGAIN]], plan=plan, seed=detector.seed(None) ^ 1
     )
     return dict(zip(unclear, again, strict=False))
 
@@ -262,7 +263,7 @@ def _detector(detector: Detector, settings: Settings) -> dict[str, Any]:
         "score": None if how.scores is None else how.scores.name,
         "gap": how.gap,
         "block_length": how.block_length,
-        "resamples": plan_at(settings.level).resamples,
+        "resamples": resamples_for(settings.level),
         "backend": detector.backend,
         "tokenizer": getattr(detector.tokenizer, "name_or_path", None),
     }

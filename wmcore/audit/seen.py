@@ -11,7 +11,6 @@ from wmcore.audit.result import Row
 from wmcore.audit.writers import Written
 from wmcore.detect import Detector
 from wmcore.detection import LEAST_TOKENS, Detection
-from wmcore.plan import RESAMPLES, Plan
 from wmcore.prefix import prefix_curve
 
 MOST_CURVE_RESAMPLES = 9_999
@@ -85,24 +84,18 @@ class Seen:
         )
 
 
-def plan_at(level: float) -> Plan:
-    """A plan whose least p without the bound is about half of the level."""
-    return Plan(max(RESAMPLES, math.ceil(2 / level)))
-
-
 def see(detector: Detector, kind: str, written: Sequence[Written], level: float) -> list[Seen]:
     """Test texts. One that was not written, or cannot be tested, has the reason in `Seen.found`."""
     texts = [one for one in written if one.text is not None]
-    plan = plan_at(level)
     read = [tokens_of(detector, str(one.text)) for one in texts]
     found = iter(
         detector.detect(
-            [one.text if ids is None else ids for one, ids in zip(texts, read, strict=True)],
-            plan=plan,
+            [str(one.text) if ids is None else ids for one, ids in zip(texts, read, strict=True)],
+            level=level,
         )
     )
     known = [one.tokens for one in texts if one.tokens is not None]
-    drawn = iter(detector.detect(known, plan=plan))
+    drawn = iter(detector.detect(known, level=level))
     tokens = iter(read)
     return [
         Seen(kind, one, None, Detection.failed(str(one.error), detector.backend))
@@ -124,7 +117,9 @@ def tokens_of(detector: Detector, text: str) -> list[int] | None:
 def tokens_until(detector: Detector, seen: Seen, level: float) -> int | None:
     """Tokens of the shortest prefix with p <= level; None where there is none, or no curve."""
     resamples = max(999, math.ceil(1 / level) - 1)
-    if seen.p is None or seen.found.windows > 1 or resamples > MOST_CURVE_RESAMPLES:
+    if seen.p is None or seen.read is None:
+        return None
+    if seen.found.windows > 1 or resamples > MOST_CURVE_RESAMPLES:
         return None
     curve = prefix_curve(whole_text(detector), seen.read, resamples=resamples)
     return curve.tokens_until(level)
@@ -136,7 +131,7 @@ def whole_text(detector: Detector) -> Detector:
 
 
 def under_other_keys(
-    detector: Detector, text: Sequence[int], count: int, seed: str, plan: Plan
+    detector: Detector, text: Sequence[int], count: int, seed: str, level: float
 ) -> list[Detection]:
     """The text tested under so many keys that no text carries; each is used for nothing else."""
     mark = detector.watermark
@@ -144,7 +139,7 @@ def under_other_keys(
     for number in range(count):
         label = hashlib.sha256(f"wmcore audit\x00{seed}\x00{number}".encode()).digest()
         key = mark.key.control(mark.sampler, label)
-        found += _like(detector, replace(mark, key=key)).detect([text], plan=plan)
+        found += _like(detector, replace(mark, key=key)).detect([text], level=level)
     return found
 
 

@@ -8,13 +8,13 @@ from wmcore.audit.chance import (
     chance_repeats,
     few_rows,
     more_repeats,
-    rate_bounds,
     repeats,
     without_repeats,
 )
 from wmcore.audit.checks import STRONG
 from wmcore.audit.result import BAD, CANNOT_TELL, GOOD, Check
 from wmcore.audit.seen import Seen
+from wmcore.intervals import clopper_pearson
 
 LEAST_LOCATED = 3
 LEAST_ANSWERS = 5
@@ -41,7 +41,7 @@ def shifts(
     (`more_repeats`) at SHARE / 4. At a low temperature both repeat, and nothing follows.
     """
     located, tried = _located(marked, level)
-    low = rate_bounds(len(located), tried, SHARE / 2)[0] if tried else 0.0
+    low = clopper_pearson(len(located), tried, SHARE / 2)[0] if tried else 0.0
     reachable = max(1, int(rows * low))
     distinct = len(set(located))
     p_rows = few_rows(distinct, len(located), reachable) if located else 1.0

@@ -25,6 +25,7 @@ CHAPTER = (ROOT / "docs/service.md").read_text(encoding="utf-8").partition("\n##
 BLOCKS = dict(re.findall(r"^```(\w+)\n(.*?)^```$", CHAPTER, re.MULTILINE | re.DOTALL))
 SERVICE = """
 [tiers.public]
+coarse = true
 texts_a_minute = 40
 """
 
@@ -83,7 +84,7 @@ def test_systemd_finds_nothing_wrong(tmp_path):
 
 @pytest.fixture
 def service(tmp_path):
-    """A service with a tier that counts by address."""
+    """A service for strangers: verdicts alone, counted by address."""
     mark = watermark(tmp_path)
     config = tmp_path / "service.toml"
     config.write_text(SERVICE)

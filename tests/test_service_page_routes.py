@@ -172,6 +172,16 @@ def test_a_wrong_token(client):
     assert box(answer) == "Tell"
 
 
+def test_what_is_for_this_machine_alone_is_not_for_a_page_of_another_name(panel):
+    app = create_app(Settings(("one.json",), only_local=True), panel)
+    for host, status in [("localhost", 200), ("evil.example", 403)]:
+        with TestClient(app, base_url=f"http://{host}:8000") as client:
+            answer = client.post("/", data={"text": "Tell"})
+            assert answer.status_code == status
+    assert heading(answer)[0] == "No access"
+    assert box(answer) == "Tell"
+
+
 def test_without_an_open_tier_a_token_is_needed(panel):
     settings = Settings(("one.json",), tiers=(EXPERTS,))
     with TestClient(create_app(settings, panel)) as client:

@@ -18,6 +18,7 @@ router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 _HEADINGS = {
     401: "No access",
+    403: "No access",
     408: "Too slow",
     413: "Too much text",
     422: "Nothing to test",

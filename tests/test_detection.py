@@ -45,7 +45,7 @@ def detection(p, length=200, *, hits=3, resamples=1999, method="permutation", wi
             detection(0.01, method="calibrated", hits=0, resamples=99),
             LEVEL,
             None,
-            "too few resamples to tell (p > 0.001): use at least 1020",
+            "too few resamples to tell (p > 0.001): use at least 1020 (--resamples 1020)",
         ),
         (detection(0.02, hits=1, resamples=99), LEVEL, False, None),
         (

@@ -174,6 +174,9 @@ def test_texts_a_minute():
     assert seconds_to_wait(6, "2001:db8:1:2::1") is None
     assert seconds_to_wait(1, "2001:db8:1:2:ffff::1") == (429, 10)  # of the same network
     assert seconds_to_wait(6, "2001:db8:1:3::1") is None
+    assert seconds_to_wait(6, "::ffff:10.0.0.4") is None  # IPv4, to a socket that takes both
+    assert seconds_to_wait(6, "::ffff:10.0.0.5") is None
+    assert seconds_to_wait(1, "10.0.0.5") == (429, 10)
 
 
 def test_the_rates_of_no_more_clients_are_remembered_than_fit(monkeypatch):

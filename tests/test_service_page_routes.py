@@ -234,6 +234,20 @@ def test_a_form_is_utf_8_whatever_its_header_says(client, charset):
     assert box(client.post("/", content=b"text=Gr%C3%BC+%2B&file=", headers=kind)) == "Grü +"
 
 
+@pytest.mark.parametrize("where", ["desk.Desk.answers", "page.answered"])
+def test_a_fault_is_a_page_with_an_id(client, monkeypatch, where):
+    def fail(*_, **__):
+        raise RuntimeError("swordfish")
+
+    monkeypatch.setattr(f"wmcore.service.{where}", fail)
+    answer = client.post("/", data={"text": "Tell"}, headers={"X-Request-ID": "abc"})
+    assert answer.status_code == 500
+    said = "This is a fault of the service, request abc: tell the operator this id."
+    assert heading(answer) == ("No answer", said)
+    assert box(answer) == "Tell"
+    assert "swordfish" not in answer.text
+
+
 def test_no_form_at_all(client):
     answer = client.post("/", json={"texts": ["Tell"]})
     assert answer.status_code == 415

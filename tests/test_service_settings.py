@@ -106,6 +106,13 @@ def test_a_token_in_place_of_its_hash_is_not_shown(tmp_path):
     assert token not in str(error.value)
 
 
+def test_a_token_of_two_tiers_is_refused():
+    with pytest.raises(
+        WatermarkError, match=r"tiers\.b\.tokens has a hash that stands in tiers\.a"
+    ):
+        Settings(("a.json",), tiers=(Tier("a", (HASH,)), Tier("b", (hashed("x"), HASH))))
+
+
 def test_two_watermarks_of_one_name(tmp_path):
     (tmp_path / "x").mkdir()
     paths = files(tmp_path, watermark()) + files(tmp_path / "x", watermark(2))

@@ -88,8 +88,8 @@ def verdicts(
             arrays.append(array)
     for place, found in zip(places, detector.detect(arrays, level=level), strict=True):
         p = found.p_value
-        error = found.error
+        problem = found.error
         if p is not None and p > level:
-            error = untold(found.windows, level)
-        answers[place] = Verdict(None if p is None or error else p <= level, error)
+            problem = untold(found.windows, level)
+        answers[place] = Verdict(None if p is None or problem else p <= level, problem)
     return answers

@@ -1,7 +1,7 @@
 """`wmcore serve` in a process of its own, and texts that it finds: of words that SmolLM2's tokenizer keeps whole."""
 
+import json
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -28,27 +28,37 @@ def watermark(folder):
 
 
 @contextmanager
-def served(watermark_file, *options):
-    """The address of a service that is ready; what it says is in service.log beside the watermark file."""
-    command = [sys.executable, "-m", "wmcore", "serve", "-w", str(watermark_file), "--port", "0"]
-    log = watermark_file.with_name("service.log")
+def served(folder, *options):
+    """(process, address, lines) of a service that is ready, on a free port; lines() are those of its log so far, which
+    is in the folder."""
+    log = folder / "service.log"
+    command = [sys.executable, "-m", "wmcore", "serve", "--port", "0", *map(str, options)]
     with log.open("w") as file:
-        process = subprocess.Popen([*command, *options], stderr=file)
-        try:
-            yield _when_ready(process, log)
-        finally:
-            process.send_signal(signal.SIGTERM)
+        process = subprocess.Popen(command, stderr=file)
+    try:
+        address = _when_ready(process, log)
+        yield process, address, lambda: _lines(log)
+    finally:
+        with suppress(subprocess.TimeoutExpired):
+            process.terminate()
             process.wait(timeout=60)
+        process.kill()
+        process.wait()
 
 
 def _when_ready(process, log):
-    while process.poll() is None:
+    deadline = time.monotonic() + 100
+    while process.poll() is None and time.monotonic() < deadline:
         if address := re.search(r"http://127\.0\.0\.1:\d+", log.read_text()):
             with suppress(OSError), urlopen(f"{address[0]}/healthz", timeout=10) as answer:
                 assert answer.status == 200
                 return address[0]
         time.sleep(0.1)
     raise AssertionError(log.read_text())
+
+
+def _lines(log):
+    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
 
 
 def plain(length):

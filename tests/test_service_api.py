@@ -133,6 +133,7 @@ SECRET = "swordfish"
         (b"{}", 422, None),
         (b'{"texts": ["a"], "tokens": [[1]]}', 422, None),
         (b'{"swordfish": 1}', 422, None),
+        (b'{"texts": ["swordfish"], "texts": ["b"]}', 422, None),
         (b'{"texts": []}', 422, "texts"),
         (b'{"texts": "swordfish"}', 422, "texts"),
         (b'{"tokens": {"0": [1]}}', 422, "tokens"),

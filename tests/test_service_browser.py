@@ -38,7 +38,7 @@ def mark(tmp_path_factory):
 def address(mark):
     config = mark.with_name("service.toml")
     config.write_text(CONFIG, encoding="utf-8")
-    with served(mark, "--config", str(config)) as at:
+    with served(mark.parent, "-w", mark, "--config", config) as (_, at, _):
         yield at
 
 

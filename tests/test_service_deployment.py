@@ -88,7 +88,7 @@ def service(tmp_path):
     mark = watermark(tmp_path)
     config = tmp_path / "service.toml"
     config.write_text(SERVICE)
-    with served(mark, "--config", str(config)) as address:
+    with served(tmp_path, "-w", mark, "--config", config) as (_, address, _):
         yield address
 
 

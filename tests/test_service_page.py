@@ -102,6 +102,14 @@ def test_a_coarse_answer_is_a_verdict_and_no_more(verdict):
     assert "some words</textarea>" in shown
 
 
+def test_a_watermark_that_could_not_be_sought_is_no_watermark_that_was_not_found():
+    shown = page.answered(
+        SITE, "Tell", Answer("not found", p_value=0.4, error="watermark b: no tokenizer")
+    )
+    assert "Not all of our watermarks could be sought: watermark b: no tokenizer." in shown
+    assert "Not all" not in page.answered(SITE, "Tell", Answer("not found", p_value=0.4))
+
+
 def test_too_short():
     words = said(page.answered(SITE, "", Answer("too short", 0.5, length=1)))
     assert "It has 1 token (words or parts of words). At least 25" in words

@@ -116,7 +116,10 @@ def test_lines_of_the_box_end_as_they_were_pasted(panel):
     ("content", "said"),
     [
         (b"PK\x03\x04\x00\x00", "The file is binary data, not text: it contains a zero byte"),
-        ("Grüße".encode("latin-1"), "The file is not UTF-8: byte 0xfc at offset 2: convert it"),
+        (
+            "Grüße".encode("latin-1"),
+            "The file is not UTF-8: byte 0xfc at offset 2: convert it to UTF-8",
+        ),
     ],
 )
 def test_a_file_that_is_no_text(client, content, said):
@@ -210,6 +213,39 @@ def test_a_broken_form(client, kind, body):
     answer = client.post("/", content=body, headers={"Content-Type": kind})
     assert answer.status_code == 400
     assert heading(answer)[1].startswith("The form is broken: load the page again")
+
+
+@pytest.mark.parametrize(
+    "charset", ["utf-16", "utf-7", "unicode_escape", "punycode", "undefined", "a\0b"]
+)
+def test_a_form_is_utf_8_whatever_its_header_says(client, charset):
+    body = b'--x\r\nContent-Disposition: form-data; name="text"\r\n\r\n%b\r\n--x--\r\n'
+    kind = {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
+    text = "Grüße \\ud800 +2AA- from-here"
+    answer = client.post("/", content=body % text.encode(), headers=kind)
+    assert answer.status_code == 200
+    assert box(answer) == text
+    answer = client.post("/", content=body % text.encode("latin-1"), headers=kind)
+    assert answer.status_code == 422
+    assert heading(answer)[1] == "The form is not UTF-8: send its fields in UTF-8."
+    kind = {"Content-Type": "application/x-www-form-urlencoded"}
+    for broken in (b"text=Gr%FC%DFe", "text=Grüße".encode("latin-1"), b"text=%ED%A0%80"):
+        assert client.post("/", content=broken, headers=kind).status_code == 422
+    assert box(client.post("/", content=b"text=Gr%C3%BC+%2B&file=", headers=kind)) == "Grü +"
+
+
+@pytest.mark.parametrize("where", ["desk.Desk.answers", "page.answered"])
+def test_a_fault_is_a_page_with_an_id(client, monkeypatch, where):
+    def fail(*_, **__):
+        raise RuntimeError("swordfish")
+
+    monkeypatch.setattr(f"wmcore.service.{where}", fail)
+    answer = client.post("/", data={"text": "Tell"}, headers={"X-Request-ID": "abc"})
+    assert answer.status_code == 500
+    said = "This is a fault of the service, request abc: tell the operator this id."
+    assert heading(answer) == ("No answer", said)
+    assert box(answer) == "Tell"
+    assert "swordfish" not in answer.text
 
 
 def test_no_form_at_all(client):

@@ -159,6 +159,31 @@ def test_coarse_answers_are_verdicts_and_nothing_else(panel, marks):
         assert said <= {"verdict", "error"}
 
 
+def test_a_coarse_answer_says_where_not_all_watermarks_could_be_sought():
+    small, large = watermark(1), watermark(2, vocab_size=1000)
+    panel = Panel({"small": small, "large": large})
+    texts = panel.read([text_of(large), list(range(900, 960)), noise(1)])
+    found, lost, noisy = panel.judge_coarsely(texts)
+    assert (found.verdict, found.error) == (FOUND, None)
+    assert lost.verdict == NOT_FOUND
+    assert lost.error.startswith("under 1 of 2 watermarks: token 900 at position 0 is outside the")
+    assert (noisy.verdict, noisy.error) == (NOT_FOUND, None)
+
+
+def test_a_text_of_more_windows_than_can_tell_is_not_tested(monkeypatch):
+    """Neither tier calls it not found; a proven bound can still find it."""
+    monkeypatch.setattr("wmcore.windows.MOST_RESAMPLES", 2999)
+    panel = Panel({"a": watermark(1), "b": watermark(2)})
+    engine = panel.detectors["a"].engine
+    monkeypatch.setattr(type(engine), "error", lambda _, m: "too long" if m > 256 else None)
+    texts = panel.read([noise(6, 600), noise(6, 300) + text_of(watermark(2), 256)])
+    for judge in (panel.judge, panel.judge_coarsely):
+        lost, found = judge(texts)
+        assert lost.verdict == NOT_TESTED
+        assert lost.error.startswith("too long to tell (p > 0.0005), as p allows for its 4 windows")
+        assert found.verdict == FOUND
+
+
 def test_no_watermark_is_an_error():
     with pytest.raises(WatermarkError, match="watermarks is empty"):
         Panel({})

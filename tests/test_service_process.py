@@ -1,12 +1,8 @@
 """`wmcore serve` as a process: ports, signals, load, workers, and what the command refuses."""
 
-import contextlib
-import json
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from commands import one_line
+from served import served
 from services import files, text_of, watermark
 from tiny import words
 
@@ -23,34 +20,9 @@ SLOW = list(range(128)) * 15
 """A text that takes a while."""
 
 
-@contextlib.contextmanager
-def serving(folder, *options):
-    """(process, address, lines): a service on a free port; lines() are those of its log so far."""
-    log = folder / "log"
-    with open(log, "wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "wmcore", "serve", "--port", "0", *map(str, options)],
-            stderr=file,
-        )
-    try:
-        deadline = time.monotonic() + 100
-        while not (found := re.search(r"http://\S+:\d+", log.read_text())):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        while True:
-            with contextlib.suppress(httpx2.TransportError):
-                if httpx2.get(found[0] + "/healthz").status_code == 200:
-                    break
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        lines = lambda: [json.loads(x) for x in log.read_text().splitlines() if x[0] == "{"]  # noqa: E731
-        yield process, found[0], lines
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait(30)
+def address_of(url):
+    """(host, port)"""
+    return "127.0.0.1", int(url.rpartition(":")[2])
 
 
 def detect(address, contents, name="tokens"):
@@ -62,7 +34,7 @@ def test_texts_limits_load_and_a_graceful_stop(tmp_path):
     mark = watermark()
     words(128).backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     (path,) = files(tmp_path, mark, tokenizer=tmp_path / "tokenizer.json")
-    with serving(tmp_path, "-w", path, "--waiting", 1, "--body-bytes", 200_000) as (
+    with served(tmp_path, "-w", path, "--waiting", 1, "--body-bytes", 200_000) as (
         process,
         address,
         lines,
@@ -72,15 +44,24 @@ def test_texts_limits_load_and_a_graceful_stop(tmp_path):
         assert (result["verdict"], result["length"]) == ("found", 60)
         assert text[result["span"]["char_start"] :].startswith("w")
 
-        # a body without a stated length, of which no more is read than allowed
+        # bodies over the limit: what is sent is read before the connection ends, so that the answer is, too
         head = b"POST /v1/detect HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        port = int(address.rpartition(":")[2])
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as sender:
+        chunk = b"186a0\r\n" + b" " * 100_000 + b"\r\n"
+        for stated, parts in (
+            (b"Transfer-Encoding: chunked", [chunk] * 40 + [b"0\r\n\r\n"]),
+            (b"Content-Length: 4000000", [b" " * 100_000] * 40),
+            (b"Content-Length: 4000000\r\nExpect: 100-continue", []),  # asks before it sends
+            (b"Content-Length: 99000000", []),
+        ):
+            with socket.create_connection(address_of(address), timeout=20) as sender:
+                sender.sendall(head + stated + b"\r\n\r\n")
+                for part in parts:
+                    sender.sendall(part)
+                assert sender.recv(100).startswith(b"HTTP/1.1 413 ")
+        with socket.create_connection(address_of(address), timeout=20) as sender:
             sender.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n")
-            with contextlib.suppress(ConnectionError):
-                for _ in range(30):
-                    sender.sendall(b"2710\r\n" + b" " * 10_000 + b"\r\n")
-            assert sender.recv(100).startswith(b"HTTP/1.1 413 ")
+            with pytest.raises(ConnectionError):  # not for ever, though
+                sender.sendall(chunk * 300)
 
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda _: detect(address, [SLOW] * 8), range(8)))
@@ -104,7 +85,7 @@ def test_texts_limits_load_and_a_graceful_stop(tmp_path):
 @pytest.mark.timeout(200)
 def test_several_workers_answer_and_count_together(tmp_path):
     files(tmp_path, watermark(1), watermark(2))
-    with serving(tmp_path, "-w", tmp_path, "--workers", 2) as (process, address, lines):
+    with served(tmp_path, "-w", tmp_path, "--workers", 2) as (process, address, lines):
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         if children.exists():
             assert len(children.read_text().split()) >= 2
@@ -134,6 +115,21 @@ def test_what_the_command_refuses(wm, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         one_line(wm("serve", "-w", path, "--port", port), f"--port {port}: cannot be listened on")
+
+
+def test_threads_of_several_workers_are_those_of_the_configuration_if_it_has_them(
+    wm, tmp_path, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr("wmcore.cli.serve._run", lambda settings, *_: seen.append(settings.threads))
+    monkeypatch.setattr("wmcore.kernels.cpu.threads.available", lambda: 8)
+    config = tmp_path / "service.toml"
+    files(tmp_path, watermark())
+    for line in ("", "threads = 5"):
+        config.write_text(f"watermarks = ['.']\n{line}\n")
+        wm("serve", "--config", config, "--port", 0)
+        wm("serve", "--config", config, "--port", 0, "--workers", 2)
+    assert seen == [None, 4, 5, 5]
 
 
 def test_a_new_token_comes_with_its_hash(wm):

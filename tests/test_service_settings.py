@@ -106,6 +106,13 @@ def test_a_token_in_place_of_its_hash_is_not_shown(tmp_path):
     assert token not in str(error.value)
 
 
+def test_a_token_of_two_tiers_is_refused():
+    with pytest.raises(
+        WatermarkError, match=r"tiers\.b\.tokens has a hash that stands in tiers\.a"
+    ):
+        Settings(("a.json",), tiers=(Tier("a", (HASH,)), Tier("b", (hashed("x"), HASH))))
+
+
 def test_two_watermarks_of_one_name(tmp_path):
     (tmp_path / "x").mkdir()
     paths = files(tmp_path, watermark()) + files(tmp_path / "x", watermark(2))
@@ -174,6 +181,9 @@ def test_texts_a_minute():
     assert seconds_to_wait(6, "2001:db8:1:2::1") is None
     assert seconds_to_wait(1, "2001:db8:1:2:ffff::1") == (429, 10)  # of the same network
     assert seconds_to_wait(6, "2001:db8:1:3::1") is None
+    assert seconds_to_wait(6, "::ffff:10.0.0.4") is None  # IPv4, to a socket that takes both
+    assert seconds_to_wait(6, "::ffff:10.0.0.5") is None
+    assert seconds_to_wait(1, "10.0.0.5") == (429, 10)
 
 
 def test_the_rates_of_no_more_clients_are_remembered_than_fit(monkeypatch):

@@ -223,6 +223,21 @@ def test_cut_character_is_shown_as_such():
     assert token_page.token_texts(Letters(), list("a😀".encode()[:-1])) == ["a", "", "", "\ufffd"]
 
 
+def test_a_text_of_replacement_characters_is_no_single_cut_character():
+    """Decoding all that came before again for each of them would take 20,000 tokens half a minute."""
+
+    class Replaced:
+        longest = 0
+
+        def decode(self, tokens):
+            self.longest = max(self.longest, len(tokens))
+            return "\ufffd" * len(tokens)
+
+    tokenizer = Replaced()
+    assert "".join(token_page.token_texts(tokenizer, range(100))) == "\ufffd" * 100
+    assert tokenizer.longest <= 8
+
+
 def test_p_value_format():
     assert [format_p(p) for p in (None, 0.001, 0.123456, 1.0)] == [
         "–",

@@ -24,6 +24,7 @@ BEST = 20
 """So many tokens of a text are listed with their numbers."""
 RAREST = 1e9
 """Fits are called no rarer than 1 in so many."""
+_CHARACTER = 4  # tokens that can share one, as UTF-8 has at most so many bytes: U+FFFD may be what a text says
 FOUND = 0.01
 """The p up to which a watermark counts as found, unless another is said."""
 
@@ -102,7 +103,7 @@ def token_texts(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
     for end in range(1, len(tokens) + 1):
         before = tokenizer.decode(tokens[start:read])
         now = tokenizer.decode(tokens[start:end])
-        if now.endswith("\ufffd") and end < len(tokens):
+        if now.endswith("\ufffd") and end < min(len(tokens), read + _CHARACTER):
             texts.append("")
         else:
             texts.append(now[len(before) :])

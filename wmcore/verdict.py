@@ -14,6 +14,7 @@ from wmcore.checks import real_number, whole_number
 from wmcore.detect import Detector, checked_detector
 from wmcore.detection import LEVEL
 from wmcore.types import Texts
+from wmcore.windows import untold
 
 LEAST_DISTINCT = 25
 """A text needs this many different tokens, unless something else is asked for."""
@@ -87,5 +88,8 @@ def verdicts(
             arrays.append(array)
     for place, found in zip(places, detector.detect(arrays, level=level), strict=True):
         p = found.p_value
-        answers[place] = Verdict(None if p is None else p <= level, found.error)
+        problem = found.error
+        if p is not None and p > level:
+            problem = untold(found.windows, level)
+        answers[place] = Verdict(None if p is None or problem else p <= level, problem)
     return answers

@@ -56,6 +56,16 @@ def fitting_window(engine: Engine, scheme: Scheme, length: int) -> int | None:
     return window
 
 
+def untold(count: int, level: float) -> str | None:
+    """Why a text of so many windows that is not found at a level may carry the watermark all the same: none of
+    `MOST_RESAMPLES` need fit. None where they can tell, or a proven bound has to."""
+    if count <= level * (MOST_RESAMPLES + 1):
+        return None
+    return (
+        f"too long to tell (p > {level:g}), as p allows for its {count:,} windows: test it in parts"
+    )
+
+
 def plan_of_windows(plan: Plan, count: int) -> Plan:
     """The default plan for a text of so many windows."""
     first = min(20 * count, _FIRST_RESAMPLES)

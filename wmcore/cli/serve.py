@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import tempfile
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -119,7 +120,7 @@ def serve(
             "level": level,
             "tokenizer": tokenizer,
             "scheme": scheme,
-            "threads": threads or (max(1, available() // workers) if workers > 1 else None),
+            "threads": threads,
             "metrics": metrics,
         },
         {
@@ -130,6 +131,8 @@ def serve(
             "waiting": waiting,
         },
     )
+    if settings.threads is None and workers > 1:
+        settings = replace(settings, threads=max(1, available() // workers))
     settings = for_host(settings, host, open_to_all)
     with _bound(host, port) as listener:
         _run(settings, listener, workers)

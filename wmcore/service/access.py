@@ -131,7 +131,8 @@ def _network(address: str | None) -> str:
     try:
         known = ipaddress.ip_address(address or "")
     except ValueError:
-        return address or "unknown"
+        return "unknown"
+    known = getattr(known, "ipv4_mapped", None) or known  # as a socket for both has those of IPv4
     if known.version == 4:
         return str(known)
     return str(ipaddress.ip_network((int(known), 64), strict=False).network_address)

@@ -10,6 +10,9 @@ from wmcore.service.refusals import Refused
 from wmcore.service.settings import Limits
 
 _LARGEST_ID = 2**31 - 1
+_THROWN_AWAY = 8_000_000
+"""Bytes beyond the limit that are read all the same: a connection that is closed before loses the answer on the way,
+and a reverse proxy says 502."""
 JSON = "application/json"
 _EXAMPLE = 'send {"texts": ["…"]} or {"tokens": [[1, 2, 3]]} as application/json'
 
@@ -33,19 +36,25 @@ async def read_body(request: Request, limits: Limits, media_type: str) -> bytes:
             limit="identity",
             remedy="send it as it is",
         )
+    most = limits.body_bytes
     stated = request.headers.get("content-length", "0")
     # uvicorn has checked that it is a number
-    if stated.isdigit() and (len(stated) > 18 or int(stated) > limits.body_bytes):
+    size = int(stated) if stated.isdigit() and len(stated) < 19 else 0
+    asks = "expect" in request.headers  # before it sends: it reads a refusal at once
+    if len(stated) > 18 or size > most + (0 if asks else _THROWN_AWAY):
         raise _too_large(limits)
     parts, size = [], 0
     try:
         async with asyncio.timeout(limits.seconds):
             async for part in request.stream():
                 size += len(part)
-                if size > limits.body_bytes:
+                if size > most + _THROWN_AWAY:
                     raise _too_large(limits)
-                parts.append(part)
+                if size <= most:
+                    parts.append(part)
     except TimeoutError:
+        if size > most:
+            raise _too_large(limits) from None
         raise Refused(
             408,
             f"the body did not come within {limits.seconds:g} s",
@@ -55,13 +64,17 @@ async def read_body(request: Request, limits: Limits, media_type: str) -> bytes:
         ) from None
     except ClientDisconnect:
         raise Refused(400, "the client has gone", remedy="stay for the answer") from None
+    if size > most:
+        raise _too_large(limits)
     return b"".join(parts)
 
 
 def contents_of(body: bytes, limits: Limits) -> list[str] | list[list[int]]:
     """The texts or lists of token ids in a JSON body. Refused (400, 413, 422) for anything else."""
     try:
-        given = json.loads(body.decode("utf-8"), parse_constant=_no_number)
+        given = json.loads(
+            body.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_object
+        )
     except UnicodeDecodeError:
         raise _bad("the body is not UTF-8") from None
     except RecursionError:
@@ -126,6 +139,14 @@ def _check_ids(where: str, ids: Any, most: int) -> None:
             limit=_LARGEST_ID,
             remedy="send whole numbers from 0 on",
         )
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON: of texts that are given twice, the last would be tested alone."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Refused(422, "a name stands twice in the body", remedy=_EXAMPLE)
+    return found
 
 
 def _no_number(name: str) -> NoReturn:

@@ -123,13 +123,13 @@ class Desk:
         if visitor.tier.coarse:
             judge = self.panel.judge_coarsely
         async with self._queue.turn() as turn:
+            await _stays(request)
             texts = await self._read(turn, contents)
             held: list[Answer] = []
             for group in _groups(texts, step_tokens):
                 found = await turn.run(partial(judge, group))
                 note.add(found, [text.length for text in group])
-                if await request.is_disconnected():
-                    raise Refused(400, "the client has gone", remedy="stay for the answer")
+                await _stays(request)
                 if visitor.tier.answer_after:
                     held += found
                     continue
@@ -154,6 +154,12 @@ class Desk:
                 limit=error.limit,
                 remedy="send it in parts",
             ) from None
+
+
+async def _stays(request: Request) -> None:
+    """Refused (400) if the client has gone."""
+    if await request.is_disconnected():
+        raise Refused(400, "the client has gone", remedy="stay for the answer")
 
 
 def is_direct(request: Request) -> bool:

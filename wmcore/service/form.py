@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from urllib.parse import parse_qsl
 
-from python_multipart.exceptions import FormParserError
-from starlette.datastructures import UploadFile
-from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from wmcore.reading import decode
@@ -37,30 +37,49 @@ class _InMemory(MultiPartParser):
 
 
 async def read_form(request: Request, limits: Limits) -> Form:
-    """The form in a body. Refused (400, 408, 413, 415) for none, or one that is broken, too long or too slow."""
+    """The form in a body. Refused (400, 408, 413, 415, 422) for none, or one that is broken, too long or too slow, or
+    not UTF-8, which is what browsers send whatever they name."""
     sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body = await read_body(request, limits, ENCODED if sent == ENCODED else MULTIPART)
-    size = len(body)
     try:
-        if sent == ENCODED:
-            fields = await FormParser(
-                request.headers, _once(body), max_fields=_FIELDS, max_part_size=size
-            ).parse()
-        else:
-            fields = await _InMemory(
-                request.headers,
-                _once(body),
-                max_files=1,
-                max_fields=_FIELDS,
-                max_part_size=size,
-            ).parse()
-    except (MultiPartException, FormParserError, KeyError):  # KeyError: no boundary is named
+        fields = _encoded(body) if sent == ENCODED else await _multipart(request, body)
+    except UnicodeError:
+        raise Refused(
+            422, "the form is not UTF-8", limit="UTF-8", remedy="send its fields in UTF-8"
+        ) from None
+    except (MultiPartException, ValueError):
         raise _broken() from None
-    text, file, token = (fields.get(name) for name in ("text", "file", "token"))
-    if isinstance(text, UploadFile) or isinstance(token, UploadFile):
+    text, file, token = (fields.get(name, "") for name in ("text", "file", "token"))
+    if isinstance(text, bytes) or isinstance(token, bytes):
         raise _broken()
-    raw = await file.read() if isinstance(file, UploadFile) else b""
-    return Form(text or "", raw, token or None)
+    return Form(text, file if isinstance(file, bytes) else b"", token or None)
+
+
+def _encoded(body: bytes) -> dict[str, str | bytes]:
+    """The fields of a body of the type `ENCODED`; ValueError if they are too many, UnicodeError if not UTF-8."""
+    pairs = parse_qsl(
+        body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=_FIELDS
+    )
+    return dict(pairs)
+
+
+async def _multipart(request: Request, body: bytes) -> dict[str, str | bytes]:
+    """The fields of a body of the type `MULTIPART`, bytes for those with a file's name; errors as of `_encoded`."""
+    # The parser would take any encoding of Python that the header names, and Latin-1 where that fails.
+    kind = request.headers["content-type"] + "; charset=latin-1"
+    parser = _InMemory(
+        Headers({"content-type": kind}),
+        _once(body),
+        max_files=1,
+        max_fields=_FIELDS,
+        max_part_size=len(body),
+    )
+    return {
+        name: await value.read()
+        if isinstance(value, UploadFile)
+        else value.encode("latin-1").decode("utf-8")
+        for name, value in (await parser.parse()).multi_items()
+    }
 
 
 def text_of(form: Form) -> str:

@@ -88,9 +88,10 @@ class Envelope:
         try:
             await self.app(scope, receive, send_on)
         except Exception as error:
-            note.fault = place_of(error)
+            refused = fault(note, error)
             if status == 0:
-                await fault_answer(note.id)(scope, receive, send_on)
+                answer = JSONResponse(refused.body(), refused.status)
+                await answer(scope, receive, send_on)
         finally:
             path = scope["path"] if scope["path"] in self.paths else "other"
             self._write(note, scope["method"], path, status, time.perf_counter() - begun)
@@ -119,14 +120,14 @@ class Envelope:
         LOG.log(logging.ERROR if note.fault else logging.INFO, json.dumps(line))
 
 
-def fault_answer(request_id: str) -> JSONResponse:
-    """500, with nothing but an id: what went wrong is in the log."""
-    refused = Refused(
+def fault(note: Note, error: Exception) -> Refused:
+    """500, with nothing but an id: where the error came from is noted for the log."""
+    note.fault = place_of(error)
+    return Refused(
         500,
-        f"this is a fault of the service, request {request_id}",
+        f"this is a fault of the service, request {note.id}",
         remedy="tell the operator this id",
     )
-    return JSONResponse(refused.body(), refused.status)
 
 
 def place_of(error: BaseException) -> str:

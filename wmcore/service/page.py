@@ -134,7 +134,10 @@ def _meaning(site: Site, answer: Answer) -> list[str]:
     if answer.verdict == FOUND:
         return ["The text fits our secret key too well for chance.", *fit, _rule(site)]
     if answer.verdict == NOT_FOUND:
-        return [*fit, MISSED, _rule(site)]
+        untold = (
+            [f"Not all of our watermarks could be sought: {answer.error}."] if answer.error else []
+        )
+        return [*fit, *untold, MISSED, _rule(site)]
     if answer.length is None:
         return ["Paste more of it, if there is more."]
     return [

@@ -10,6 +10,7 @@ from starlette.responses import HTMLResponse
 from wmcore.service import page
 from wmcore.service.desk import Desk
 from wmcore.service.form import read_form, text_of
+from wmcore.service.logs import fault, note_of
 from wmcore.service.refusals import Refused
 from wmcore.service.routes import desk_of
 from wmcore.service.words import TECHNIQUE, false_alarm
@@ -46,10 +47,13 @@ async def check(request: Request) -> HTMLResponse:
         visitor = desk.admit(request, form.token)
         text = text_of(form)
         (answer,) = await desk.answers(request, visitor, [text], detail=True)
-    except Refused as refused:
-        told = partial(page.refused, site, text, *_problem(refused))
-        return _answer(await run_in_threadpool(told), refused.status, refused.headers)
-    return _answer(await run_in_threadpool(page.answered, site, text, answer))
+        return _answer(await run_in_threadpool(page.answered, site, text, answer))
+    except Refused as error:
+        refused = error
+    except Exception as error:
+        refused = fault(note_of(request), error)
+    told = partial(page.refused, site, text, *_problem(refused))
+    return _answer(await run_in_threadpool(told), refused.status, refused.headers)
 
 
 def site_of(desk: Desk) -> page.Site:

@@ -18,7 +18,7 @@ from wmcore.locate import Span, local_detector, locate
 from wmcore.types import SchemeName
 from wmcore.verdict import LEAST_DISTINCT, Verdict, verdicts
 from wmcore.watermark import Watermark
-from wmcore.windows import MOST_RESAMPLES
+from wmcore.windows import MOST_RESAMPLES, untold
 
 _TOKEN_BYTES = 10  # a longer text than so many bytes for each of the most tokens is not even read
 _WARM = 40  # tokens of the text that kernels are compiled with
@@ -266,19 +266,13 @@ class Panel:
 
     def _answer(self, text: Text, records: dict[str, Detection], detail: bool) -> Answer:
         """One answer of the detections under each watermark."""
-        errors = {name: one.error for name, one in records.items() if one.error is not None}
+        errors = {name: told for name, one in records.items() if (told := self._untold(one))}
         tested = [name for name in records if name not in errors]
         if not tested:
             return Answer(_untested(text), length=text.length, error=_told(errors, len(records)))
         best = min(tested, key=lambda name: (records[name].p_value, records[name].statistic))
         one = records[best]
         found = one.found(self.share)
-        verdict, error = (
-            {True: FOUND, False: NOT_FOUND, None: TOO_SHORT}[found],
-            _told(errors, len(records)),
-        )
-        if found is None and (one.length or 0) >= LEAST_TOKENS:
-            verdict, error = NOT_TESTED, one.verdict(self.share)
         p_value = min(1.0, len(records) * float(one.p_value or 0.0))
         spans = self._spans(best, text.content) if found else []
         detector = self.detectors[best]
@@ -288,7 +282,7 @@ class Panel:
             scheme = detector.statistic.scheme.name
             more = Detail(scheme, text.ids[best], detector.tokenizer, said, spans)
         return Answer(
-            verdict=verdict,
+            verdict={True: FOUND, False: NOT_FOUND, None: TOO_SHORT}[found],
             p_value=p_value,
             statistic=one.statistic,
             length=one.length,
@@ -296,9 +290,15 @@ class Panel:
             watermark=best if found else None,
             fingerprint=detector.watermark.fingerprint if found else None,
             windows=one.windows,
-            error=error,
+            error=_told(errors, len(records)),
             detail=more,
         )
+
+    def _untold(self, one: Detection) -> str | None:
+        """Why a detection says nothing, or None."""
+        if one.p_value is None or one.p_value <= self.share:
+            return one.error
+        return untold(one.windows, self.share)
 
     def _spans(self, name: str, content: Any) -> list[Span]:
         """The passages that a bound proves (p <= 0.005 for all of them together), which takes no resamples."""
@@ -336,11 +336,13 @@ def _coarse(text: Text, records: Sequence[Verdict]) -> Answer:
     said = {one.found for one in records}
     if True in said:
         return Answer(FOUND)
-    if False in said:
-        return Answer(NOT_FOUND)
+    errors = [one.error for one in records if one.error is not None]
+    if False in said:  # without names
+        under = f"under {len(errors)} of {len(records)} watermarks: {errors[0]}" if errors else None
+        return Answer(NOT_FOUND, error=under)
     ids = [array for array in text.ids.values() if isinstance(array, np.ndarray)]
     repeats = any(len(np.unique(array)) < LEAST_DISTINCT for array in ids)
-    return Answer(TOO_SHORT if repeats else _untested(text), error=records[0].error)
+    return Answer(TOO_SHORT if repeats else _untested(text), error=errors[0])
 
 
 def _told(errors: Mapping[str, str | None], count: int) -> str | None:

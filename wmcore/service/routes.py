@@ -12,7 +12,7 @@ from wmcore._version import __version__
 from wmcore.service.access import Visitor
 from wmcore.service.body import JSON, contents_of, read_body
 from wmcore.service.desk import Desk, is_direct
-from wmcore.service.logs import fault_answer, note_of, place_of
+from wmcore.service.logs import fault, note_of
 from wmcore.service.panel import Answer
 from wmcore.service.refusals import Refused
 from wmcore.service.settings import is_local
@@ -144,9 +144,7 @@ async def _lines(
     except Refused as refused:
         yield _line(refused.body())
     except Exception as error:
-        note = note_of(request)
-        note.fault = place_of(error)
-        yield bytes(fault_answer(note.id).body).decode() + "\n"
+        yield _line(fault(note_of(request), error).body())
     finally:
         await others.aclose()  # gives the turn back
 

@@ -122,6 +122,14 @@ class Settings:
             raise WatermarkError(
                 f"tiers {' and '.join(opened)} have no tokens, but one open tier is the most: give the others tokens"
             )
+        owners: dict[str, str] = {}
+        for tier in self.tiers:
+            for kept in tier.tokens:
+                if kept in owners:
+                    raise WatermarkError(
+                        f"tiers.{tier.name}.tokens has a hash that stands in tiers.{owners[kept]}, too: leave one out"
+                    )
+                owners[kept] = tier.name
 
     @property
     def names(self) -> dict[str, str]:

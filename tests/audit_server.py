@@ -3,6 +3,7 @@
 import contextlib
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -31,21 +32,26 @@ class Handler(BaseHTTPRequestHandler):
         return self.reply(200, json.dumps(answer))
 
     def reply(self, status, text):
+        if status is None:
+            return self.wfile.write(text.encode())
         self.send_response(status)
         if status == 302:
             self.send_header("Location", "http://127.0.0.1:9/v1")
         self.end_headers()
-        self.wfile.write(text.encode())
+        for part in text if self.server.drip else [text]:
+            time.sleep(self.server.drip)
+            self.wfile.write(part.encode())
 
     def log_message(self, *_):
         pass
 
 
 @contextlib.contextmanager
-def serving(writer=None, answer=None):
+def serving(writer=None, answer=None, drip=0.0):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads, server.drip = True, drip
     server.writer, server.answer, server.seen, server.lock = writer, answer, [], threading.Lock()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         server.url = f"http://127.0.0.1:{server.server_port}/v1"
         yield server

@@ -12,6 +12,7 @@ from wmcore.audit.run import Settings, audit
 from wmcore.audit.writers import GivenTexts, Written
 from wmcore.detect import Detector
 from wmcore.errors import WatermarkError
+from wmcore.versions import versions
 from wmcore.watermark import Watermark
 
 
@@ -40,6 +41,10 @@ def test_the_audit_is_json_and_holds_neither_texts_nor_the_key():
     assert read["verdict"] == done.verdict
     assert [check["name"] for check in read["checks"]] == [check.name for check in done.checks]
     assert read["fingerprint"] == server.mark.fingerprint
+    assert read["versions"] == versions()
+    assert (
+        read.keys() - {"format", "format_version", "verdict"} == Audit.__dataclass_fields__.keys()
+    )
     assert server.mark.key.secret_hex not in text
     assert len(read["rows"]) == 20
     assert "text" not in read["rows"][0]
@@ -200,13 +205,16 @@ def test_texts_that_fail_are_said():
 
     def write(prompts, places, *, marked):
         made = whole(prompts, places, marked=marked)
-        return [replace(made[0], text=None, tokens=None, error="busy"), *made[1:]]
+        lost = [replace(one, text=None, tokens=None, error="busy") for one in made[:fails]]
+        return [*lost, *made[fails:]]
 
     server.write = write
-    done = audited(server)
-    assert verdicts(done)["written"] == "cannot tell"
-    assert done.counts["failed"] == 2
-    assert done.rows[0].error == "busy"
+    for fails, verdict in [(2, "good"), (3, "cannot tell")]:  # of 20
+        done = audited(server)
+        assert verdicts(done)["written"] == done.verdict == verdict
+        assert done.counts["failed"] == 2 * fails
+        assert done.rows[0].error == "busy"
+        assert f"{2 * fails} of 40 texts were not written: busy" in done.checks[0].words
     server.write = lambda prompts, places, marked: [
         Written(place, None, error="busy") for place in places
     ]
@@ -280,6 +288,7 @@ def test_an_audit_is_as_good_as_what_it_needs(name):
     def whole(verdicts):
         checks = tuple(Check(one, verdict, "", {}) for one, verdict in verdicts.items())
         empty = {"watermark": {}, "detector": {}, "writer": {}, "counts": {}}
+        empty["versions"] = {}
         words = dict.fromkeys(("began", "ended", "version", "technique", "fingerprint"), "")
         return Audit(
             **words, **empty, level=0.001, error=ERROR, checks=checks, diagnoses=(), rows=()

@@ -8,6 +8,7 @@ from audit_server import serving
 from audits import PROMPTS, Pairs, Server
 from commands import one_line
 
+from wmcore.audit.given import read_texts
 from wmcore.watermark import Watermark
 
 V = 64
@@ -40,7 +41,9 @@ def test_a_model_here(wm, model):
     done = json.loads(out)
     assert code == 0
     assert done["verdict"] == "good"
-    assert done["writer"]["name"] == str(model)
+    assert done["writer"]["name"] == done["watermark"]["tokenizer"] == model.name
+    assert done["detector"]["tokenizer"] == model.name
+    assert str(model.parent) not in out
     assert done["counts"]["marked"] == done["counts"]["unmarked"] == 8
     assert done["checks"][3]["numbers"]["known"] == 8
 
@@ -89,7 +92,10 @@ def test_texts_written_before(wm, pairs, tmp_path):
                 record = {"text": one.text, "prompt": PROMPTS[one.prompt], "tokens": one.tokens}
                 yield json.dumps({**record, "watermarked": marked}) + "\n"
 
+    # A line separator of Unicode ends no record.
     path = tmp_path / "texts.jsonl"
+    path.write_text(json.dumps({"text": "a\u2028b\x85"}, ensure_ascii=False), encoding="utf-8")
+    assert read_texts(str(path)).marked[0].text == "a\u2028b\x85"
     path.write_text("".join(lines()))
     code, out, _err = wm("audit", "-w", "mark.json", "--texts", path, "--json", "--with-texts")
     done = json.loads(out)

@@ -2,6 +2,8 @@
 
 import json
 import re
+import time
+from threading import Thread
 
 import pytest
 from audit_server import serving
@@ -89,11 +91,19 @@ def test_token_ids_among_the_log_probabilities(chat):
         ((200, "[1]"), "no JSON object"),
         ((200, "{}"), "no text in choices"),
         ((200, '{"choices": [{"message": {"content": null}}]}'), "no string"),
+        (
+            (200, '{"choices": [{"message": {"content": "", "reasoning": "hm"}}]}'),
+            "reasoning alone",
+        ),
+        ((200, "[" * 100_000), "no answer"),
+        ((None, "no HTTP\r\n\r\n"), "no answer"),
+        ((401, '{"error": "wrong key: secret words"}'), r"401: .*wrong key: \(the API key\)"),
     ],
 )
-def test_what_is_no_answer_says_why(answer, said):
+def test_what_is_no_answer_says_why(answer, said, monkeypatch):
+    monkeypatch.setenv("KEY_OF_MINE", "secret words")
     with serving(answer=answer) as server:
-        writer = EndpointWriter(Endpoint(server.url), None, Sampling(5))
+        writer = EndpointWriter(Endpoint(server.url, key_env="KEY_OF_MINE"), None, Sampling(5))
         made = writer.write(PROMPTS, [3, 4], marked=True)
     assert [one.prompt for one in made] == [3, 4]
     for one in made:
@@ -105,10 +115,56 @@ def test_an_address_or_key_that_cannot_be_used_is_refused(monkeypatch):
     for url in ("127.0.0.1:8000", "file:///etc/passwd", "http://"):
         with pytest.raises(WatermarkError, match="url"):
             Endpoint(url)
+    with pytest.raises(WatermarkError, match="has a '\\?' or '#'"):
+        Endpoint("http://127.0.0.1/v1?key=secret")
     with pytest.raises(WatermarkError, match="environment"):
         Endpoint("http://me:secret@127.0.0.1/v1")
     monkeypatch.delenv("KEY_OF_MINE", raising=False)
     with pytest.raises(WatermarkError, match="KEY_OF_MINE is not set"):
         Endpoint("http://127.0.0.1:9/v1", key_env="KEY_OF_MINE").post("completions", {})
+    for key in ("secret\nwords", "secret\u2026"):
+        monkeypatch.setenv("KEY_OF_MINE", key)
+        with pytest.raises(WatermarkError, match="characters that no API key has") as raised:
+            Endpoint("http://127.0.0.1:9/v1", key_env="KEY_OF_MINE").post("completions", {})
+        assert "secret" not in str(raised.value)
     with pytest.raises(WatermarkError, match="gives no answer"):
         Endpoint("http://127.0.0.1:9/v1").post("completions", {})
+
+
+@pytest.mark.parametrize(
+    "logprobs", [{"content": [1]}, {"tokens": [5]}, {"tokens": ["token_id:x"]}]
+)
+def test_log_probabilities_of_another_kind_are_no_token_ids(logprobs):
+    answer = {"choices": [{"text": "a", "logprobs": logprobs}]}
+    with serving(answer=(200, json.dumps(answer))) as server:
+        (made,) = EndpointWriter(Endpoint(server.url), None, Sampling(5)).write(
+            PROMPTS, [0], marked=True
+        )
+    assert (made.text, made.tokens, made.error) == ("a", None, None)
+
+
+def test_an_answer_that_drips_is_given_up():
+    with serving(answer=(200, " " * 500), drip=0.02) as server:
+        began = time.monotonic()
+        with pytest.raises(WatermarkError, match="timed out"):
+            Endpoint(server.url, timeout=0.2).post("completions", {})
+        assert time.monotonic() - began < 5  # all of it takes 10 s
+
+
+def test_an_interrupt_waits_for_no_answer(monkeypatch):
+    """The threads that wait for answers are daemons: they do not hold up the interpreter's end."""
+    seen = []
+    start = Thread.start
+    monkeypatch.setattr(Thread, "start", lambda self: (seen.append(self.daemon), start(self))[1])
+    with serving(answer=(200, "{}")) as server:
+        seen.clear()
+        EndpointWriter(Endpoint(server.url), None, Sampling(5), 2).write(
+            PROMPTS, [0, 1, 2], marked=True
+        )
+        assert seen[:2] == [True, True]
+
+
+def test_what_a_worker_raises_is_raised():
+    writer = EndpointWriter(Endpoint("http://127.0.0.1:9/v1"), None, Sampling(5))
+    with pytest.raises(IndexError):
+        writer.write(PROMPTS, [10**6], marked=True)

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 pytest.importorskip("pyarrow")
+import audits
 import sample_pages
 
 from wmcore import Detector, WatermarkError
 from wmcore.attacks import substitute
 from wmcore.evidence.page import render
-from wmcore.evidence.record import Evidence, Fact, plain
+from wmcore.evidence.record import Evidence, Fact, digest, plain
 from wmcore.evidence.robustness import ATTACKS, Attack, robustness
 from wmcore.evidence.scans import how_tested, of_scan
 from wmcore.intervals import clopper_pearson
@@ -140,6 +141,20 @@ def test_digests_are_those_that_the_commands_print(controlled):
         assert done.stdout.split()[0] == file.sha256
     for sha256 in [hashlib.sha256(content).hexdigest(), *(file.sha256 for file in files)]:
         assert sha256 in page
+
+
+@pytest.mark.parametrize(
+    "name", ["a b.json", "$(touch hacked).json", "; touch hacked", "-c", "it's"]
+)
+def test_a_command_can_be_pasted_whatever_the_name(name, tmp_path):
+    """The name of a file that others made, in a command for a shell."""
+    (tmp_path / name).write_bytes(b"content")
+    file = digest(tmp_path / name)
+    done = subprocess.run(
+        ["bash", "-c", file.command], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split()[0] == file.sha256 == hashlib.sha256(b"content").hexdigest()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_shard_of_nothing_but_errors(tmp_path):
@@ -330,6 +345,15 @@ def test_a_text_gets_the_same_edits_whoever_else_is_tested(texts):
     robustness(detector, arrays[:2], attacks=[attack], seed=1)
     assert seen[6:8] == seen[:2]
     assert seen[8] != seen[0]
+
+
+def test_edited_texts_are_tested_finely_enough_for_the_level():
+    """Without a bound, the default's resamples give no p of 1e-4."""
+    server = audits.Server(audits.watermark("its", key_length=64))
+    (text,) = server.write(audits.PROMPTS, [0], marked=True)
+    detector = Detector(server.mark, threads=1)
+    (row,) = robustness(detector, [text.tokens], level=1e-4, attacks=ATTACKS[:1]).rows[:1]
+    assert row.found.count == 1
 
 
 def test_texts_that_cannot_be_read_are_counted(texts):

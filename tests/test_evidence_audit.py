@@ -32,6 +32,7 @@ def audit_of(mark, texts=()):
         began="2026-11-29T08:00:00+00:00",
         ended="2026-11-29T08:05:00+00:00",
         version="0.0.1",
+        versions={"wmcore": "0.0.1", "numpy": "1.0"},
         technique="a key sequence",
         fingerprint=mark.fingerprint,
         watermark={"scheme": mark.scheme, "key_length": mark.key_length, "tokenizer": "letters"},
@@ -42,7 +43,12 @@ def audit_of(mark, texts=()):
             "block_length": None,
             "tokenizer": "/home/somebody/letters",
         },
-        writer={"kind": "model", "temperature": 0.7, "more": [1, "<b>"]},
+        writer={
+            "kind": "model",
+            "name": "/home/somebody/model",
+            "temperature": 0.7,
+            "more": [1, "<b>"],
+        },
         level=0.001,
         error=0.001,
         counts=counts,
@@ -88,8 +94,34 @@ def test_an_audit_is_counted_from_its_texts(written):
     assert (found.began, found.ended, found.ran) == (
         "2026-11-29T08:00:00+00:00",
         "2026-11-29T08:05:00+00:00",
-        {"wmcore": "0.0.1"},
+        {"wmcore": "0.0.1", "numpy": "1.0"},
     )
+    old = of_audit(written(without("versions")))
+    assert old.ran == {"wmcore": "0.0.1"}
+
+
+def test_texts_that_could_not_be_tested_are_counted(written):
+    """None was written in vain, but none can be read: an audit with the wrong vocabulary."""
+
+    def change(facts):
+        facts["rows"] = [{**row, "p_value": None} for row in facts["rows"]]
+        facts["counts"]["failed"] = 0
+
+    found = of_audit(written(change))
+    facts = values(found.findings.rows)
+    assert (facts["failed"], facts["marked"], facts["found"]) == (11, 0, 0)
+    assert "found_low" not in facts
+    assert [row.what for row in found.false_alarms.rows] == ["marked texts, other keys"]
+
+
+def test_an_audit_that_failed_says_so_first(written):
+    def change(facts):
+        facts["verdict"] = facts["checks"][0]["verdict"] = "bad"
+
+    found = of_audit(written(change))
+    page, _ = render(found, "evidence.json")
+    assert "<h1>The set-up failed its self-test.</h1>" in page
+    assert values(found.findings.rows)["check_1"].startswith("bad: ")
 
 
 def test_the_page_of_an_audit(written):
@@ -128,6 +160,10 @@ def with_value(name, value):
         *((without(name), "damaged") for name in ("rows", "counts", "level", "began", "detector")),
         (with_value("rows", [{"kind": "marked"}]), "damaged"),
         (with_value("rows", [7]), "damaged"),
+        (with_value("rows", [{"kind": "marked", "p_value": float("nan")}]), "damaged"),
+        (with_value("rows", [{"kind": "marked", "p_value": -1}]), "damaged"),
+        (with_value("versions", 5), "damaged"),
+        (with_value("versions", {"numpy": 2}), "damaged"),
         (with_value("checks", {"found": 1}), "damaged"),
         (with_value("level", float("nan")), "damaged"),
         (with_value("level", True), "damaged"),

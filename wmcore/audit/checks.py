@@ -29,19 +29,26 @@ KEPT, LOST = 0.9, 0.5
 COUNTS = 1.15
 """Tokens drawn and read may differ by this factor, where only their numbers are known."""
 
+UNWRITTEN = 0.1
+"""Up to this share of requests may fail; where more do, what they would have given is missed."""
+
 PADDING = 1.05
 """Logits are padded beyond the tokenizer's tokens, but hardly by more than this."""
 
 
 def written(marked: Sequence[Seen], unmarked: Sequence[Seen]) -> Check:
-    """Whether every request gave a text."""
+    """Whether the requests gave texts: all but a few, of the marked and of the unmarked ones."""
     every = [*marked, *unmarked]
     failed = [one for one in every if one.written.error is not None]
     numbers = {"asked": len(every), "failed": len(failed)}
     if not failed:
         return Check("written", GOOD, f"all {len(every)} texts were written", numbers)
     words = f"{len(failed)} of {len(every)} texts were not written: {failed[0].written.error}"
-    return Check("written", CANNOT_TELL, words, numbers)
+    few = all(
+        sum(one.written.error is not None for one in kind) <= UNWRITTEN * len(kind)
+        for kind in (marked, unmarked)
+    )
+    return Check("written", GOOD if few else CANNOT_TELL, words, numbers)
 
 
 def found(marked: Sequence[Seen], level: float, need: float) -> Check:
@@ -49,9 +56,10 @@ def found(marked: Sequence[Seen], level: float, need: float) -> Check:
 
     Bad where so few are found that a set-up which finds the share `need` of its texts under this key does worse with a
     probability of at most `SHARE`: P(X <= found), X binomial, because texts with shifts of their own are independent
-    given the key. Texts that are too short to tell are set aside; one that cannot be read counts as not found. If some
-    look unmarked, others are found beyond doubt, and fewer lie between, then some requests may go unmarked (one server
-    of several): that is not called good.
+    given the key. Texts that are too short to tell are set aside there; one that cannot be read counts as not found.
+    Good takes the share `need` of all texts, short ones among them: those go unfound as well. If some look unmarked,
+    others are found beyond doubt, and fewer lie between, then some requests may go unmarked (one server of several):
+    that is not called good.
     """
     texts = [one for one in marked if one.written.text is not None]
     long = [one for one in texts if not one.short(level)]
@@ -68,8 +76,8 @@ def found(marked: Sequence[Seen], level: float, need: float) -> Check:
         "level": level,
     }
     bare = sum(one.p is not None and one.p > UNMARKED for one in long)
-    between = sum(one.p is not None and STRONG < one.p <= UNMARKED for one in long)
-    strong = sum(one.p is not None and one.p <= STRONG for one in long)
+    strong = sum(_beyond_doubt(one, level) for one in long)
+    between = sum(one.p is not None and one.p <= UNMARKED for one in long) - strong
     apart = numbers["apart"] = min(bare, strong) >= 2 and bare > between
     words = f"{hits} of {len(long)} marked texts are found (p <= {level:g})"
     if len(texts) > len(long):
@@ -78,7 +86,7 @@ def found(marked: Sequence[Seen], level: float, need: float) -> Check:
         return Check("found", BAD, f"{words}; {need:.0%} are wanted", numbers)
     if len(long) < LEAST_TEXTS:
         return Check("found", CANNOT_TELL, f"{words}: too few texts to tell", numbers)
-    if hits < need * len(long):
+    if hits < need * len(texts):
         return Check("found", CANNOT_TELL, f"{words}, but {need:.0%} are wanted", numbers)
     if apart:
         words += (
@@ -86,6 +94,13 @@ def found(marked: Sequence[Seen], level: float, need: float) -> Check:
         )
         return Check("found", CANNOT_TELL, words, numbers)
     return Check("found", GOOD, words, numbers)
+
+
+def _beyond_doubt(one: Seen, level: float) -> bool:
+    """p is at most `STRONG`, or, where only resamples tell, as small as their number lets it be."""
+    if one.p is None or one.p > level:
+        return False
+    return one.p <= STRONG or (one.found.method != "bound" and one.found.hits == 0)
 
 
 def false_alarms(
@@ -147,9 +162,9 @@ def round_trip(marked: Sequence[Seen], lossless: Sequence[bool], level: float) -
 
     A text that changes in places is nothing bad (a blank line may be one token or two): bad is a text of which half of
     the tokens are others, or a watermark that is found in tokens and lost in their text. Where the tokens are not
-    known, their number may be: another number is bad where half of the texts are not found either (a server may count
-    tokens that it does not show). And the tokenizer must at least give back the text that it reads (`lossless`, for
-    each text). That is weaker: a wrong tokenizer can do so, too.
+    known, their number may be: another number is bad where half of the texts, short ones set aside, are not found
+    either (a server may count tokens that it does not show). And the tokenizer must at least give back the text that
+    it reads (`lossless`, for each text). That is weaker: a wrong tokenizer can do so, too.
     """
     known = [one for one in marked if one.kept is not None]
     if known:
@@ -162,7 +177,8 @@ def round_trip(marked: Sequence[Seen], lossless: Sequence[bool], level: float) -
     share = sum(lossless) / len(lossless) if lossless else None
     ratio = median(counts) if counts else None
     numbers = {"known": 0, "lossless": share, "drawn_per_read": ratio}
-    lost = sum(_found(one.found, level) for one in marked) < len(marked) / 2
+    long = [one for one in marked if not one.short(level)]
+    lost = sum(_found(one.found, level) for one in long) < len(long) / 2
     if ratio is not None and not 1 / COUNTS <= ratio <= COUNTS and lost:
         words = f"the server draws {ratio:.2f} tokens for each that is read: another tokenizer"
         return Check("round trip", BAD, words, numbers)

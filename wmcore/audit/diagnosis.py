@@ -61,11 +61,16 @@ def _tokens(checks: dict[str, Check]) -> list[Diagnosis]:
 def _switch(checks: dict[str, Check]) -> list[Diagnosis]:
     """Shifts, and texts that should not be marked."""
     said = []
-    if checks["shifts"].verdict == BAD:
+    shifts = checks["shifts"]
+    alike = shifts.numbers["found_repeats"] > shifts.numbers["allowed_repeats"]
+    if shifts.verdict == BAD or alike:
         fix = (
             "give no seed or shift with requests, and look for a fixed one in the server's settings"
         )
-        said.append(Diagnosis("fixed shift", True, f"{checks['shifts'].words}; {fix}"))
+        cache = "" if shifts.verdict == BAD else ", and for a cache of answers"
+        said.append(
+            Diagnosis("fixed shift", shifts.verdict == BAD, f"{shifts.words}; {fix}{cache}")
+        )
     if checks["false alarms"].verdict == BAD:
         least = checks["false alarms"].numbers["least_p"]
         fault = "unmarked texts are marked" if least is not None else "p-values too small"
@@ -79,9 +84,9 @@ def _nothing_to_mark(checks: dict[str, Check], temperature: float | None) -> lis
     if found.verdict == GOOD:
         return []
     said = []
-    short = found.numbers["too_short"]
-    if short > found.numbers["texts"]:
-        words = f"{short} of {short + found.numbers['texts']} answers are too short: ask for longer ones"
+    short, long = found.numbers["too_short"], found.numbers["texts"]
+    if short > long or (short and found.numbers["found"] >= found.numbers["need"] * long):
+        words = f"{short} of {short + long} answers are too short: ask for longer ones"
         said.append(Diagnosis(SHORT, True, words))
     same = shifts["answers"] >= LEAST_TEXTS and shifts["repeats"] == shifts["answers"] - 1
     others = shifts["unmarked_answers"]

@@ -1,12 +1,16 @@
 """Texts from an OpenAI-compatible server: vLLM, SGLang, llama.cpp and others, by address."""
 
+import contextlib
+import http.client
 import json
 import os
-import urllib.error
+import time
 import urllib.request
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -52,41 +56,63 @@ class Endpoint:
             raise WatermarkError(
                 "url has a name or password in it: put the API key into an environment variable"
             )
+        if parts.query or parts.fragment:
+            raise WatermarkError(
+                "url has a '?' or '#', but paths are put behind it: end it with the version, as in "
+                "http://127.0.0.1:8000/v1"
+            )
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The server's answer to a request; WatermarkError with the reason where there is none."""
         headers = {"Content-Type": "application/json"}
+        secret = ""
         if self.key_env is not None:
-            secret = os.environ.get(self.key_env)
+            secret = os.environ.get(self.key_env, "").strip()
             if not secret:
                 raise WatermarkError(f"environment variable {self.key_env} is not set: set it")
+            if not (secret.isascii() and secret.isprintable()):
+                raise WatermarkError(
+                    f"environment variable {self.key_env} has characters that no API key has: set it anew"
+                )
             headers["Authorization"] = f"Bearer {secret}"
         address = f"{self.url.rstrip('/')}/{path}"
         request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+        until = time.monotonic() + self.timeout
         try:
             with _opener().open(request, timeout=self.timeout) as answer:
-                found = json.loads(answer.read(LARGEST_ANSWER))
-        except urllib.error.HTTPError as error:
-            said = error.read(2000).decode(errors="replace")
-            raise WatermarkError(
-                f"{address} answers {error.code}: {' '.join(said.split())[:200]}"
-            ) from None
-        except (OSError, ValueError) as error:  # URLError, a timeout, no JSON
+                content = _read(answer, until)
+            found = json.loads(content) if answer.status == 200 else None
+        except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
+            # URLError, a timeout; no JSON; no HTTP
             raise WatermarkError(f"{address} gives no answer: {reason(error)}") from None
+        if answer.status != 200:
+            said = " ".join(content[:2000].decode(errors="replace").split())
+            if secret:
+                said = said.replace(secret, "(the API key)")
+            raise WatermarkError(f"{address} answers {answer.status}: {said[:200]}")
         if not isinstance(found, dict):
             raise WatermarkError(f"{address} answers no JSON object: is it a server of this kind?")
         return found
 
 
+def _read(answer: http.client.HTTPResponse, until: float) -> bytes:
+    """The body, cut at `LARGEST_ANSWER`; TimeoutError where it is not there by then, however slowly it drips."""
+    parts, left = [], LARGEST_ANSWER
+    while left and (part := answer.read1(min(65_536, left))):
+        parts.append(part)
+        left -= len(part)
+        if time.monotonic() > until:
+            raise TimeoutError("timed out")
+    return b"".join(parts)
+
+
 def _opener() -> urllib.request.OpenerDirector:
-    """Follows no redirect: it would take the API key to another host."""
+    """Answers of any status; follows no redirect: it would take the API key to another host."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
         urllib.request.HTTPHandler(),
         urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
     ):
         opener.add_handler(handler)
     return opener
@@ -132,7 +158,7 @@ class EndpointWriter:
     def write(
         self, prompts: Sequence[str], places: Sequence[int], *, marked: bool
     ) -> list[Written]:
-        """See `Writer`. A request that fails gives a `Written` with an error."""
+        """See `Writer`. A request that fails gives a `Written` with an error. An interrupt waits for no answer."""
         endpoint = self.marked if marked else self.unmarked
         if endpoint is None:
             raise WatermarkError("unmarked is None: there is no endpoint without the watermark")
@@ -144,8 +170,26 @@ class EndpointWriter:
             except WatermarkError as error:
                 return Written(place, None, error=str(error))
 
-        with ThreadPoolExecutor(self.at_once) as pool:
-            return list(pool.map(one, places))
+        waiting, done = deque(enumerate(places)), SimpleQueue[tuple[int, Written | Exception]]()
+
+        def work() -> None:
+            with contextlib.suppress(IndexError):  # none is left
+                while True:
+                    i, place = waiting.popleft()
+                    try:
+                        done.put((i, one(place)))
+                    except Exception as error:
+                        done.put((i, error))
+
+        for _ in range(min(self.at_once, len(places))):
+            Thread(target=work, daemon=True).start()  # an executor's threads are waited for at exit
+        made: dict[int, Written] = {}
+        for _ in places:
+            i, found = done.get()
+            if isinstance(found, Exception):
+                raise found
+            made[i] = found
+        return [made[i] for i in range(len(places))]
 
     def _request(self, endpoint: Endpoint, prompt: str) -> tuple[str, dict[str, Any]]:
         how = self.sampling
@@ -173,9 +217,23 @@ def _written(place: int, answer: dict[str, Any]) -> Written:
         drawn = usage.get("completion_tokens")
     except (KeyError, IndexError, TypeError, AttributeError):
         return Written(place, None, error="the server's answer has no text in choices[0]")
+    if not text and _reasoned(choice):
+        return Written(
+            place,
+            None,
+            error="the answer is reasoning alone: let it have more tokens (--max-new-tokens)",
+        )
     if not isinstance(text, str):
         return Written(place, None, error="the server's answer has a text that is no string")
     return Written(place, text, _tokens(choice), drawn if isinstance(drawn, int) else None)
+
+
+def _reasoned(choice: dict[str, Any]) -> bool:
+    """Whether the server shows reasoning beside the answer, under one of the names in use."""
+    message = choice.get("message")
+    return isinstance(message, dict) and any(
+        message.get(name) for name in ("reasoning_content", "reasoning")
+    )
 
 
 def _tokens(choice: dict[str, Any]) -> list[int] | None:
@@ -184,10 +242,18 @@ def _tokens(choice: dict[str, Any]) -> list[int] | None:
     if given is None and isinstance(choice.get("logprobs"), dict):
         logprobs = choice["logprobs"]
         names = logprobs.get("tokens")
-        if names is None:
-            names = [one.get("token") for one in logprobs.get("content") or ()]
-        if names and all(str(name).startswith("token_id:") for name in names):
-            given = [int(str(name).removeprefix("token_id:")) for name in names]
+        try:
+            if names is None:
+                names = [one["token"] for one in logprobs.get("content") or ()]
+            if names and all(name.startswith("token_id:") for name in names):
+                given = [int(name.removeprefix("token_id:")) for name in names]
+        except (
+            TypeError,
+            KeyError,
+            AttributeError,
+            ValueError,
+        ):  # other servers' log probabilities
+            return None
     if isinstance(given, list) and all(type(token) is int for token in given):
         return given
     return None

@@ -19,7 +19,9 @@ def read_texts(path: str) -> GivenTexts:
         For a file that cannot be read, or a line that is none of this; the message has its number.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = (
+            Path(path).read_text(encoding="utf-8").split("\n")
+        )  # no other line break ends a record
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise WatermarkError(f"--texts {path}: {reason}; give a file of JSON Lines") from None

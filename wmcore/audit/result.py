@@ -1,6 +1,7 @@
 """What an audit says: checks with verdicts, diagnoses, a row for each text, all of it JSON-ready."""
 
 from dataclasses import dataclass, fields
+from pathlib import PurePath
 from typing import Any
 
 GOOD, BAD, CANNOT_TELL = "good", "bad", "cannot tell"
@@ -8,7 +9,7 @@ GOOD, BAD, CANNOT_TELL = "good", "bad", "cannot tell"
 
 FORMAT, VERSION = "wmcore.audit", 1
 
-NEEDED = ("found", "false alarms", "shifts")
+NEEDED = ("written", "found", "false alarms", "shifts")
 """The checks without which an audit is not good: where one of them cannot tell, neither can the audit."""
 
 
@@ -122,6 +123,8 @@ class Audit:
         UTC, ISO 8601, to the second.
     version : str
         Of wmcore.
+    versions : dict
+        Of wmcore, Python and the packages that the results come from, as `wmcore.versions` tells them.
     technique : str
         What the watermark is, in words.
     fingerprint : str
@@ -129,7 +132,8 @@ class Audit:
     watermark : dict
         scheme, vocab_size, key_length, block_length, gap, tokenizer: of the watermark file.
     detector : dict
-        scheme, score, gap, block_length, resamples, backend, tokenizer: how texts were tested.
+        scheme, score, gap, block_length, resamples, backend, tokenizer: how texts were tested. Of a
+        tokenizer's or model's path, here and in the writer and the watermark, the last name alone.
     writer : dict
         kind ("model", "endpoint" or "texts") and its settings (name, address, temperature, …), no credentials.
     level : float
@@ -148,6 +152,7 @@ class Audit:
     began: str
     ended: str
     version: str
+    versions: dict[str, str]
     technique: str
     fingerprint: str
     watermark: dict[str, Any]
@@ -177,6 +182,12 @@ class Audit:
         }
         start = {"format": FORMAT, "format_version": VERSION, "verdict": self.verdict}
         return {**start, **_fields(self), **listed}
+
+
+def bare_name(value: Any) -> Any:
+    """The last part of a full path, so that a result does not tell whose folder it was in; other values as they are."""
+    whole = isinstance(value, str) and PurePath(value).is_absolute()
+    return PurePath(value).name if whole else value
 
 
 def _fields(record: Any) -> dict[str, Any]:

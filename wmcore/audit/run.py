@@ -10,7 +10,7 @@ from wmcore._version import __version__
 from wmcore.audit import checks
 from wmcore.audit.chance import ERROR, SHARE
 from wmcore.audit.diagnosis import diagnoses
-from wmcore.audit.result import Audit
+from wmcore.audit.result import Audit, bare_name
 from wmcore.audit.seen import Seen, see, tokens_until, under_other_keys
 from wmcore.audit.shifts import shifts
 from wmcore.audit.writers import Writer, Written, check_written
@@ -20,6 +20,7 @@ from wmcore.detection import LEVEL
 from wmcore.errors import WatermarkError
 from wmcore.key import PublishedKey
 from wmcore.plan import Plan
+from wmcore.versions import versions
 
 TECHNIQUES = {
     "exp": "a key sequence and exponential minimum sampling (Kuditipudi et al., arXiv 2307.15593)",
@@ -147,11 +148,12 @@ def audit(
         checks.tokens_needed(list(until.values()), lengths, settings.level),
         checks.vocabulary(sizes, marked),
     )
-    described = writer.describe()
+    described = {name: bare_name(value) for name, value in writer.describe().items()}
     return Audit(
         began=began,
         ended=_now(),
         version=__version__,
+        versions=versions(),
         technique=TECHNIQUES[detector.watermark.sampler],
         fingerprint=detector.watermark.fingerprint,
         watermark=_watermark(detector),
@@ -253,7 +255,7 @@ def _lossless(detector: Detector, one: Seen) -> bool:
 def _watermark(detector: Detector) -> dict[str, Any]:
     mark = detector.watermark
     names = ("scheme", "vocab_size", "key_length", "block_length", "gap", "tokenizer")
-    return {name: getattr(mark, name) for name in names}
+    return {name: bare_name(getattr(mark, name)) for name in names}
 
 
 def _detector(detector: Detector, settings: Settings) -> dict[str, Any]:
@@ -265,7 +267,7 @@ def _detector(detector: Detector, settings: Settings) -> dict[str, Any]:
         "block_length": how.block_length,
         "resamples": resamples_for(settings.level),
         "backend": detector.backend,
-        "tokenizer": getattr(detector.tokenizer, "name_or_path", None),
+        "tokenizer": bare_name(getattr(detector.tokenizer, "name_or_path", None)),
     }
 
 

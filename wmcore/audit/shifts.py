@@ -38,7 +38,9 @@ def shifts(
     *Repeats.* Where there are answers to one prompt with the watermark and without it, those with it must not repeat
     each other more. They may a little: two shifts are equal with probability 1 / n. So as many repeats as chance makes
     with probability 1 - SHARE / 4 (`chance_repeats`) are taken off, and the rest is compared by permutation
-    (`more_repeats`) at SHARE / 4. At a low temperature both repeat, and nothing follows.
+    (`more_repeats`) at SHARE / 4. At a low temperature both repeat, and nothing follows. But answers that are found
+    have room for a mark: if those repeat each other more than equal shifts make, with or without unmarked ones (an
+    answer may come from a cache, or the shift from the prompt), the check is not good.
     """
     located, tried = _located(marked, level)
     low = clopper_pearson(len(located), tried, SHARE / 2)[0] if tried else 0.0
@@ -49,6 +51,7 @@ def shifts(
     prompt, answers, others = _answers(marked, unmarked)
     allowed = chance_repeats(len(answers), rows, SHARE / 4)
     left = without_repeats(answers, allowed)
+    alike = repeats(_texts(marked, prompt, level)) if answers else 0
     p_repeats = more_repeats(left, others, seed) if others else None
     numbers = {
         "rows": rows,
@@ -59,6 +62,7 @@ def shifts(
         "prompt": prompt,
         "answers": len(answers),
         "repeats": repeats(answers),
+        "found_repeats": alike,
         "allowed_repeats": allowed,
         "unmarked_answers": len(others),
         "unmarked_repeats": repeats(others),
@@ -76,6 +80,9 @@ def shifts(
         return Check("shifts", BAD, f"{words}: the shift is fixed, or nearly so", numbers)
     if len(located) < LEAST_LOCATED:
         return Check("shifts", CANNOT_TELL, f"{words}; too few texts fit to tell", numbers)
+    if alike > allowed:
+        words += f"; {alike} of those found do, where equal shifts make {allowed} at most"
+        return Check("shifts", CANNOT_TELL, words, numbers)
     powerful = least_p <= SHARE / 4
     few = len(answers) >= LEAST_ANSWERS and repeats(answers) <= min(allowed, len(answers) // 2)
     verdict = GOOD if rows > 1 and (powerful or few) else CANNOT_TELL
@@ -106,8 +113,15 @@ def _answers(
         return None, [], []
     prompt = counts.most_common(1)[0][0]
 
-    def texts(seen: Sequence[Seen]) -> list[str]:
-        own = [one.written for one in seen if one.written.prompt == prompt]
-        return [one.text.strip() for one in own if one.text is not None]
+    return prompt, _texts(marked, prompt), _texts(unmarked, prompt)
 
-    return prompt, texts(marked), texts(unmarked)
+
+def _texts(seen: Sequence[Seen], prompt: int | None, level: float | None = None) -> list[str]:
+    """The answers to a prompt; with a level, those found."""
+    return [
+        one.written.text.strip()
+        for one in seen
+        if one.written.prompt == prompt
+        and one.written.text is not None
+        and (level is None or (one.p is not None and one.p <= level))
+    ]

@@ -3,10 +3,10 @@
 import contextlib
 import json
 import os
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
-from wmcore.audit.result import FORMAT, VERSION
+from wmcore.audit.result import FORMAT, VERSION, bare_name
 from wmcore.errors import WatermarkError, shown
 from wmcore.evidence.record import (
     Evidence,
@@ -47,7 +47,7 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "rows": (list,),
 }
 _COUNTS: dict[str, tuple[type, ...]] = dict.fromkeys(
-    ("failed", "too_short", "other_keys", "other_keys_found"), (int,)
+    ("too_short", "other_keys", "other_keys_found"), (int,)
 )
 _CHECK: dict[str, tuple[type, ...]] = {"name": (str,), "verdict": (str,), "words": (str,)}
 _ROW: dict[str, tuple[type, ...]] = {"kind": (str,), "p_value": (*_NUMBER, type(None))}
@@ -145,7 +145,7 @@ def of_audit(path: str | os.PathLike[str]) -> Evidence:
         false_alarms=_false_alarms(audit),
         robustness=Section([missing, NOT_TESTED], unknown()),
         parameters=_parameters(audit),
-        ran={"wmcore": audit["version"]},
+        ran={"wmcore": audit["version"], **audit.get("versions", {})},
         reported=versions(),
         limits=[*LIMITS, _OWN_TEXTS],
         files=[digest(Path(path))],
@@ -161,11 +161,10 @@ def _p_values(audit: dict[str, Any], kind: str) -> list[float]:
 def _findings(audit: dict[str, Any]) -> Section:
     p = _p_values(audit, "marked")
     found = sum(one <= audit["level"] for one in p)
-    counts = audit["counts"]
+    failed = sum(row["p_value"] is None for row in audit["rows"])
     facts = [
-        Fact("failed", "texts that could not be written or tested", counts["failed"]),
+        Fact("failed", "texts that could not be written or tested", failed),
         Fact("marked", "marked texts tested", len(p)),
-        Fact("too_short", "of them too short to tell, and not found", counts["too_short"]),
         Fact("found", f"of them found (p ≤ {audit['level']:g})", found),
     ]
     if p:
@@ -174,6 +173,8 @@ def _findings(audit: dict[str, Any]) -> Section:
             Fact("found_low", "share found, at least (95 %, Clopper and Pearson)", low),
             Fact("found_high", "share found, at most", high),
         ]
+    short = audit["counts"]["too_short"]
+    facts.append(Fact("too_short", "marked texts too short to tell, and not found", short))
     for i, check in enumerate(audit["checks"], start=1):
         said = f"{check['verdict']}: {check['words']}"
         facts.append(Fact(f"check_{i}", f"check: {check['name']}", said))
@@ -219,14 +220,11 @@ def _parameters(audit: dict[str, Any]) -> list[Fact]:
         Fact("fingerprint", "fingerprint of the key (never the key)", audit["fingerprint"]),
         Fact("level", "a text is found if its p is at most", plain(audit["level"])),
     ]
-    detector = dict(audit["detector"])
-    if isinstance(detector.get("tokenizer"), str):
-        detector["tokenizer"] = PurePath(detector["tokenizer"]).name  # not whose folder it was in
     groups = {"watermark": "watermark", "detector": "test", "writer": "writer"}
     for name, label in groups.items():
         facts += [
-            Fact(f"{name}_{key}", f"{label}: {key.replace('_', ' ')}", plain(value))
-            for key, value in {**audit, "detector": detector}[name].items()
+            Fact(f"{name}_{key}", f"{label}: {key.replace('_', ' ')}", plain(bare_name(value)))
+            for key, value in audit[name].items()
         ]
     return facts
 
@@ -237,5 +235,10 @@ def _is_whole(document: dict[str, Any]) -> bool:
         return False
     if not 0 <= document["level"] <= 1:
         return False
-    lists = {"checks": _CHECK, "diagnoses": {}, "rows": _ROW}
+    noted = document.get("versions", {})  # older audits have none
+    if not (isinstance(noted, dict) and has(noted, dict.fromkeys(noted, (str,)))):
+        return False
+    if not all(has(row, _ROW) and 0 <= (row["p_value"] or 0) <= 1 for row in document["rows"]):
+        return False
+    lists = {"checks": _CHECK, "diagnoses": {}}
     return all(has(one, types) for name, types in lists.items() for one in document[name])

@@ -4,14 +4,14 @@ import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from wmcore.evidence.record import Digest, Evidence, Plain
+from wmcore.evidence.record import Digest, Evidence, Plain, sha256sum
 from wmcore.pages import fill, power_of_ten
 
 
 def render(evidence: Evidence, name: str) -> tuple[str, bytes]:
     """(the page, as a string of HTML; the bytes of the JSON file, which is to be written under this name)."""
     content = evidence.to_bytes()
-    written = Digest(name, len(content), hashlib.sha256(content).hexdigest(), f"sha256sum {name}")
+    written = Digest(name, len(content), hashlib.sha256(content).hexdigest(), sha256sum(name))
     page = fill(
         "evidence.html",
         e=evidence,

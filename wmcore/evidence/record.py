@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -160,7 +161,12 @@ def plain(value: Any) -> Plain:
 
 def digest(path: Path) -> Digest:
     """Of one file."""
-    return Digest(path.name, path.stat().st_size, _sha256(path), f"sha256sum {path.name}")
+    return Digest(path.name, path.stat().st_size, _sha256(path), sha256sum(path.name))
+
+
+def sha256sum(name: str) -> str:
+    """The command that prints a file's SHA-256, whatever its name has in it: people paste it into a shell."""
+    return f"sha256sum {'-- ' if name.startswith('-') else ''}{shlex.quote(name)}"
 
 
 def digest_of_all(paths: Iterable[Path], pattern: str) -> Digest:

@@ -137,7 +137,7 @@ def _tested(
         attack.edit(array, vocab_size, np.random.default_rng([seed, name, i]))
         for i, array in enumerate(arrays)
     ]
-    found = detector.detect(edited)
+    found = detector.detect(edited, level=level)
     p = np.array([1.0 if one.p_value is None else one.p_value for one in found])
     count = int((p <= level).sum())
     return Attacked(

@@ -403,7 +403,8 @@ def _show(
             Text(printable(said)),
         )
     show_table(table_console(160), table)
-    say(f'{MEANING}\n"Not found" does not say that a text is not ours.')
+    if any(row["error"] is None for row in rows):
+        say(f'{MEANING}\n"Not found" does not say that a text is not ours.')
 
 
 def _passages(spans: list[dict[str, Any]]) -> str:

@@ -182,6 +182,11 @@ def plan(
         vocab_size=vocab_size,
         seed=seed,
     )
+    if not any((text.others >= 0).any() for text in texts):
+        note(
+            "log-probabilities must be those after temperature and top-p, or the plan is wrong: without top_logprobs "
+            "this cannot be checked"
+        )
     if plot is not None:
         from wmcore import whole_file
         from wmcore.power.plot import picture

@@ -286,7 +286,7 @@ def _table(setting: "SettingPower") -> "Table":
 
 def _cell(needed: "Needed", longest: int) -> str:
     """A number of tokens and its interval."""
-    if needed.tokens is None:
-        return f"> {longest:,}"
     high = "…" if needed.high is None else f"{needed.high:,}"
-    return f"{needed.tokens:,} ({needed.low:,}–{high})"
+    tokens = f"> {longest:,}" if needed.tokens is None else f"{needed.tokens:,}"
+    # More than all lengths, and surely so: there is no interval to give.
+    return tokens if needed.low == longest else f"{tokens} ({needed.low:,}–{high})"

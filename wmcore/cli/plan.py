@@ -151,9 +151,11 @@ def plan(
     else:
         from wmcore.models import load_model
         from wmcore.power.model import sample_texts
+        from wmcore.progress import busy
 
         given, _ = read_prompts(str(prompts))
-        loaded, tokenizer = load_model(model)
+        with busy(f"loading {model}"):
+            loaded, tokenizer = load_model(model)
         vocab_size = vocab_size or loaded.config.get_text_config().vocab_size
         texts = sample_texts(
             loaded,

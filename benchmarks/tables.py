@@ -296,8 +296,9 @@ def plan_example() -> str:
             cells = []
             for one in level["needed"]:
                 high = "…" if one["high"] is None else one["high"]
-                told = one["tokens"] is not None
-                cells.append(f"{one['tokens']} ({one['low']}–{high})" if told else f"> {longest}")
+                tokens = f"> {longest}" if one["tokens"] is None else one["tokens"]
+                sure = one["low"] == longest
+                cells.append(f"{tokens}" if sure else f"{tokens} ({one['low']}–{high})")
             lines.append([f"{edited['rate']:.0%}", f"{level['level']:g}", *cells])
     shares = [f"{one['share']:.0%} found" for one in setting["edited"][0]["levels"][0]["needed"]]
     gain = setting["score_per_token"] - setting["chance_per_token"]

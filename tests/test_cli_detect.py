@@ -122,6 +122,7 @@ def test_detect_says_that_an_input_is_empty(wm, mark):
     assert err == "wmcore: 2 of 2 documents could not be tested\n"
     told = [(row["document"], row["error"]) for row in rows(out)]
     assert told == [("in.jsonl:1", "no documents in it"), ("head.csv:1", "no documents in it")]
+    assert "p = 0.03" not in wm("detect", "-w", mark, "--tokens-field", "tokens", "in.jsonl")[1]
 
 
 def test_detect_reports_a_text_shorter_than_the_block(wm):

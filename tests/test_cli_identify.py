@@ -111,3 +111,4 @@ def test_mistakes(wm, mark, texts):
     code, out, err = wm(*IDENTIFY[:3], "none.jsonl", "-w", mark)
     assert (code, err) == (2, "wmcore: 1 of 1 documents could not be tested\n")
     assert "no documents in it" in out
+    assert "p = 0.03" not in out

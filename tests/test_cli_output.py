@@ -50,6 +50,15 @@ def test_generate_asks_before_it_replaces(wm, mark, model):
     assert rows(Path("out.jsonl").read_text())[0]["text"] == "abc"
 
 
+def test_a_terminal_is_told_that_a_model_is_loaded(wm, mark, model, monkeypatch):
+    code, _, err = wm(*GENERATE, stdin=PROMPT)
+    assert (code, "loading" in err) == (0, False)
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # as rich sees it
+    code, _, err = wm(*GENERATE, "--force", stdin=PROMPT)
+    assert code == 0
+    assert "loading smollm2" in err
+
+
 @pytest.mark.parametrize("fails", ["loading", "before"])
 def test_a_failing_generate_changes_nothing(wm, mark, model, fails):
     model.fails = fails

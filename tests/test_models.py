@@ -90,11 +90,23 @@ def test_a_saved_model_loads_by_path(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.model
-def test_the_packaged_model_and_its_two_tokenizers():
-    """The one that generates has transformers' interface, and reads as the one that detects."""
+def test_the_packaged_model_and_its_two_tokenizers(monkeypatch):
+    """The one that generates has transformers' interface, and reads as the one that detects. Its file is read once."""
+    import gguf
+
+    opened = []
+
+    class Reader(gguf.GGUFReader):
+        def __init__(self, path):
+            opened.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Reader)
     model, tokenizer = models.load_model("smollm2")
     assert models.vocab_size_of("smollm2") == model.config.vocab_size == 49_152
     assert model.get_output_embeddings().weight.shape[0] == 49_152
     plain = models.load_tokenizer("smollm2")
     text = "Steps:\n\n1. Boil 750 ml.\n\n   2. Wait.<|im_end|>"
     assert tokenizer(text)["input_ids"] == plain(text)["input_ids"]
+    assert len(opened) == 1
+    assert gguf.GGUFReader is Reader

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -211,3 +212,28 @@ def test_texts_must_be_sampled_texts():
         detection_power([[1, 2, 3]])
     with pytest.raises(WatermarkError, match="texts is empty"):
         detection_power([])
+
+
+def written_at(temperature, top, rng):
+    """Texts sampled at a temperature, with the `top` likeliest tokens of the law at temperature 1."""
+    log_law = np.log(rng.dirichlet(np.full(V, 0.1), size=(40, 100)) + 1e-9)
+    drawn = (log_law / temperature + rng.gumbel(size=log_law.shape)).argmax(axis=-1)
+    others = np.argsort(-log_law, axis=-1)[..., :top]
+    return [
+        SampledText(y, law[np.arange(100), y], at, np.take_along_axis(law, at, 1))
+        for y, law, at in zip(
+            drawn, log_law - np.log(np.exp(log_law).sum(-1, keepdims=True)), others, strict=True
+        )
+    ]
+
+
+def test_laws_of_another_temperature_are_noticed():
+    rng = np.random.default_rng(9)
+    options = {"key_lengths": [N], "lengths": [5], "rates": [0], "simulations": 2, "resamples": 9}
+    for top in (1, 5):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            detection_power(written_at(1.0, top, rng), **options)
+        for temperature in (0.7, 1.4):
+            with pytest.warns(UserWarning, match="not those of the law that was sampled from"):
+                detection_power(written_at(temperature, top, rng), **options)

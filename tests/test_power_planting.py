@@ -125,6 +125,23 @@ def test_the_joint_law_is_that_of_real_keys(sampler):
             assert ks_2samp(a, b).pvalue > SURE / 16, (y, token)
 
 
+def test_the_rest_of_a_law_is_put_where_its_would_fit_least():
+    """Of four equally likely tokens only the one written is known: the rest may be three, and is, not all others."""
+    rng = np.random.default_rng(8)
+    v, law = 500, np.full(4, 0.25)
+    logits = np.full((1, v), -np.inf, np.float32)
+    logits[0, :4] = np.log(law)
+    real, planted = [], []
+    for _ in range(400):
+        key = Key(secret(rng))
+        mark = Watermark.create("its", vocab_size=v, key_length=2, key=key)
+        (y,) = on_arrays(mark)(logits, np.array([1]), 1.0)
+        real.append(costs(key, "its", 2, v)[0][y, 1])
+        key = PlantedKey(secret(rng), SampledText([2], np.log(law[:1])))
+        planted.append(costs(key, "its", 2, v)[0][2, key.rows(2)[0]])
+    assert ks_2samp(real, planted).pvalue > SURE
+
+
 def test_the_law_test_tells_other_laws_apart():
     """The same comparison fails for a key that the text did not shape: it can fail."""
     rng = np.random.default_rng(6)

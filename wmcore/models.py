@@ -5,7 +5,8 @@ The tokenizer of the packaged model, or one in a ``tokenizer.json``, needs the p
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -52,13 +53,14 @@ def load_model(name: str) -> tuple[Any, Any]:
                 " pip install 'wmcore-lm[generate]'"
             )
         split = plain_tokenizer.pre_tokenizer(read_metadata(file))
-    tokenizer = _load("AutoTokenizer", name, file)
+    with _gguf_read_once() if file is not None else nullcontext():
+        tokenizer = _load("AutoTokenizer", name, file)
+        model = _load("AutoModelForCausalLM", name, file)
     if split is not None:  # transformers 5.24 forgets that digits stand on their own
         tokenizer.backend_tokenizer.pre_tokenizer = split
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
-    model = _load("AutoModelForCausalLM", name, file)
     model.eval()
     return model, tokenizer
 
@@ -183,6 +185,20 @@ def _load(loader: str, name: str, file: Path | None = None) -> Any:
             f"model {name!r}: transformers cannot load it ({reason}); give {PACKAGED!r},"
             " or the name or folder of a causal language model"
         ) from error
+
+
+@contextmanager
+def _gguf_read_once() -> Iterator[None]:
+    """Inside, a GGUF file is read, and the names of its tensors listed, once: transformers 5.24 asks for the file three
+    times, and for the names once for each module of the model, which took two thirds of a load."""
+    import gguf
+
+    before = gguf.GGUFReader, gguf.get_tensor_name_map
+    gguf.GGUFReader, gguf.get_tensor_name_map = map(cache, before)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = before
 
 
 @contextmanager

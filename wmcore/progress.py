@@ -29,6 +29,15 @@ def progress_bar(*columns: Any, wanted: bool = True) -> "Progress":
     )
 
 
+def busy(words: str) -> "Progress":
+    """What is being done, and for how long already: `with busy("loading"): ...`. Nobody knows how long it takes."""
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    bar = progress_bar(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    bar.add_task(words, total=None)
+    return bar
+
+
 class Pace:
     """A bar for documents whose number is not known: how many are done, how fast, and how long it will take."""
 

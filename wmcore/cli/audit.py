@@ -203,8 +203,10 @@ def show(audit: "Audit") -> None:
 def _model(name: str, mark: "Watermark", sampling: "Sampling", seed: int | None) -> "Writer":
     from wmcore.audit.writers import ModelWriter
     from wmcore.models import load_model
+    from wmcore.progress import busy
 
-    loaded, coder = load_model(name)
+    with busy(f"loading {name}"):
+        loaded, coder = load_model(name)
 
     def encode(text: str) -> Any:
         return as_question(coder, name, text) if sampling.chat else text

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from wmcore.cli.console import (
 )
 from wmcore.cli.inputs import Inputs
 from wmcore.errors import WatermarkError
-from wmcore.progress import Pace
+from wmcore.progress import Pace, busy
 from wmcore.reading import MAX_BYTES, Reading
 from wmcore.records import Document, printable
 
@@ -187,15 +188,16 @@ def detect(
     if coder is None and tokens_field is None:
         raise WatermarkError("no --tokenizer given and the watermark names none: give its model's")
     reading = Reading(text_field or "text", tokens_field=tokens_field, max_bytes=max_bytes)
-    detector = Detector(
-        mark,
-        scheme=scheme_name(scheme),
-        gap=gap,
-        block_length=block_length,
-        score=score,
-        proxy=proxy,
-        tokenizer=coder,
-    )
+    with busy(f"loading {proxy}") if proxy else nullcontext():
+        detector = Detector(
+            mark,
+            scheme=scheme_name(scheme),
+            gap=gap,
+            block_length=block_length,
+            score=score,
+            proxy=proxy,
+            tokenizer=coder,
+        )
     how = detector.statistic
     if how != mark.statistic:
         scores = "" if how.scores is None else f", score {how.scores.name}"
@@ -403,7 +405,8 @@ def _show(
             Text(printable(said)),
         )
     show_table(table_console(160), table)
-    say(f'{MEANING}\n"Not found" does not say that a text is not ours.')
+    if any(row["error"] is None for row in rows):
+        say(f'{MEANING}\n"Not found" does not say that a text is not ours.')
 
 
 def _passages(spans: list[dict[str, Any]]) -> str:

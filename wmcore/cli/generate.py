@@ -57,8 +57,10 @@ def generate(
     from wmcore.generation import Generation
     from wmcore.generation import generate as continue_prompts
     from wmcore.models import load_model
+    from wmcore.progress import busy
 
-    loaded, tokenizer = load_model(model)
+    with busy(f"loading {model}"):
+        loaded, tokenizer = load_model(model)
     logits = loaded.config.get_text_config().vocab_size
     if logits != mark.vocab_size:
         raise WatermarkError(

@@ -209,4 +209,5 @@ def _show(rows: list[dict[str, Any]], count: int, level: float) -> None:
             Text(printable(row["error"] or "")),
         )
     show_table(table_console(160), table)
-    say(f'{MEANING}\n"None found" does not say that a text is not ours.')
+    if any(row["error"] is None for row in rows):
+        say(f'{MEANING}\n"None found" does not say that a text is not ours.')

@@ -55,8 +55,10 @@ def learn_scores(
 
     from wmcore import learning
     from wmcore.models import load_model
+    from wmcore.progress import busy
 
-    loaded, tokenizer = load_model(model)
+    with busy(f"loading {model}"):
+        loaded, tokenizer = load_model(model)
     questions = [as_question(tokenizer, model, text) if chat else text for _, text in texts]
     scores = learning.learn_scores(
         loaded,

@@ -151,9 +151,11 @@ def plan(
     else:
         from wmcore.models import load_model
         from wmcore.power.model import sample_texts
+        from wmcore.progress import busy
 
         given, _ = read_prompts(str(prompts))
-        loaded, tokenizer = load_model(model)
+        with busy(f"loading {model}"):
+            loaded, tokenizer = load_model(model)
         vocab_size = vocab_size or loaded.config.get_text_config().vocab_size
         texts = sample_texts(
             loaded,
@@ -182,6 +184,11 @@ def plan(
         vocab_size=vocab_size,
         seed=seed,
     )
+    if not any((text.others >= 0).any() for text in texts):
+        note(
+            "log-probabilities must be those after temperature and top-p, or the plan is wrong: without top_logprobs "
+            "this cannot be checked"
+        )
     if plot is not None:
         from wmcore import whole_file
         from wmcore.power.plot import picture
@@ -281,7 +288,7 @@ def _table(setting: "SettingPower") -> "Table":
 
 def _cell(needed: "Needed", longest: int) -> str:
     """A number of tokens and its interval."""
-    if needed.tokens is None:
-        return f"> {longest:,}"
     high = "…" if needed.high is None else f"{needed.high:,}"
-    return f"{needed.tokens:,} ({needed.low:,}–{high})"
+    tokens = f"> {longest:,}" if needed.tokens is None else f"{needed.tokens:,}"
+    # More than all lengths, and surely so: there is no interval to give.
+    return tokens if needed.low == longest else f"{tokens} ({needed.low:,}–{high})"

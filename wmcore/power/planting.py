@@ -10,8 +10,9 @@ tokens whose p_v is not known get E_v without the first part: they fit a hair to
 written. Exact where all probabilities are known; the fit of text to key is exact always.
 
 its. The permutation is independent of the text. Given both, a row's u is uniform in the interval of its token: from
-the mass of the tokens of smaller rank on, as wide as p_y. What is known of the mass stands at its tokens' ranks;
-the rest is spread evenly over all.
+the mass of the tokens of smaller rank on, as wide as p_y. What is known of the mass stands at its tokens' ranks. The
+rest is put at as few ranks as it may be: none of its tokens is likelier than the least of those known, if these are the
+likeliest. (Spread over all, it would make the text fit too well: u would lie around its token's rank.)
 
 A text of at most n tokens meets no row twice. A longer one is no longer distortion-free, and none of this holds.
 """
@@ -78,18 +79,26 @@ class PlantedKey(Key):
 
     def _units(self, problem: "Problem") -> tuple[np.ndarray, np.ndarray]:
         """u of each row, in cost units, and the permutation: int64 [n], int32 [V]."""
-        text = self._text
+        text, random = self._text, self._random(1)
         u, order = self._its_units(problem.n, problem.vocab_size)
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order))
         own = rank[text.tokens]
         below = (text.others >= 0) & (rank[text.others] < own[:, None])
         before = np.where(below, np.exp(text.others_log_p), 0.0).sum(axis=1)
-        before += text.rest * own / max(problem.vocab_size - 1, 1)
-        planted = before + np.exp(text.log_p) * self._random(1).random(len(text))
+        unknown = _unlisted(text)
+        before += text.rest * random.binomial(unknown, own / max(len(order) - 1, 1)) / unknown
+        planted = before + np.exp(text.log_p) * random.random(len(text))
         scale = COSTS[problem.cost].scale
         u[self.rows(problem.n)] = np.clip(planted * scale, 0, scale - 1).astype(np.int64)
         return u, order
+
+
+def _unlisted(text: SampledText) -> np.ndarray:
+    """The fewest tokens that can have the rest of each law, at least one: int64 [m]."""
+    known = np.where(text.others >= 0, text.others_log_p, np.inf).min(axis=1, initial=np.inf)
+    least = np.exp(np.where(np.isfinite(known), known, text.log_p))
+    return np.maximum(np.ceil(text.rest / least), 1).astype(np.int64)
 
 
 class _PlantedCosts(CostSource):

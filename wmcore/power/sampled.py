@@ -94,6 +94,22 @@ class SampledText:
         )
 
 
+def likeliest(texts: Sequence[SampledText]) -> tuple[int, float, float]:
+    """(how often the likeliest token was drawn, how often it should have been, the standard deviation of that).
+
+    Whatever was written before, the likeliest token is drawn as often as its probability says: the difference is a
+    martingale, far from 0 where these are not the laws that were sampled from. Of texts with others alone.
+    """
+    drawn, expected, variance = 0, 0.0, 0.0
+    for text in texts:
+        if (text.others >= 0).any():
+            top = np.maximum(text.log_p, text.others_log_p.max(axis=1))
+            drawn += int((text.log_p == top).sum())
+            expected += float(np.exp(top).sum())
+            variance += float((np.exp(top) * -np.expm1(top)).sum())
+    return drawn, expected, math.sqrt(variance)
+
+
 def _checked(name: str, values: np.ndarray, there: np.ndarray | bool = True) -> np.ndarray:
     """Log-probabilities, at most 0 and at least log 1e-12; what is not `there` may be anything."""
     wrong = there & ~((values <= _ROUNDING) & (values > -100))

@@ -1,5 +1,6 @@
 """`detection_power`: how many tokens a watermarked text needs to be found, by simulation from unmarked ones."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -14,7 +15,7 @@ from wmcore.key import Key
 from wmcore.learned_scores import chosen_scores
 from wmcore.plan import Plan
 from wmcore.power.lengths import Curve, Needed, curve, grid
-from wmcore.power.sampled import SampledText
+from wmcore.power.sampled import SampledText, likeliest
 from wmcore.power.trials import Setting, Trial, edit_named, trial
 from wmcore.progress import progress_bar
 from wmcore.schemes import DEFAULT_SCHEME, scheme_of
@@ -29,6 +30,7 @@ STOP_AFTER = 10
 SIMULATIONS = 200
 _SHORTEST = 5
 _LEAST_VOCABULARY = 50_000
+_SURELY = 5  # standard errors: once in a million by chance
 
 
 @dataclass(frozen=True)
@@ -160,8 +162,15 @@ def detection_power(
     WatermarkError
         For a number out of range, no texts, a scheme or score that cannot be used, or an its scheme with texts whose
         laws are not known.
+
+    Warns
+    -----
+    UserWarning
+        Where the texts cannot come from the laws given: the likeliest token was written too often or too seldom. It
+        takes others in the texts to see that; without them, laws of another temperature give a wrong result unsaid.
     """
     sample = _sample(texts)
+    _check_laws(sample)
     simulations = whole_number("simulations", simulations, 1)
     seed = whole_number("seed", seed)
     workers = thread_count(threads)
@@ -256,6 +265,19 @@ def _sample(texts: Any) -> list[SampledText]:
                 f"texts holds a {type(text).__name__}, but must hold SampledText: use SampledText(tokens, log_p)"
             )
     return sample
+
+
+def _check_laws(sample: Sequence[SampledText]) -> None:
+    """Warn of laws that the texts were not sampled from."""
+    drawn, expected, deviation = likeliest(sample)
+    # The token that ended a text is seldom in it: each may count for one more or less.
+    if abs(drawn - expected) > _SURELY * deviation + len(sample):
+        warnings.warn(
+            f"the likeliest token was written {drawn:,} times, but {expected:,.0f} times were to be expected: these "
+            "log-probabilities are not those of the law that was sampled from, and the plan is wrong; take them after "
+            "temperature, top-p and penalties (docs/plan.md)",
+            stacklevel=3,
+        )
 
 
 def _lengths(given: Sequence[int] | None, last: int) -> np.ndarray:

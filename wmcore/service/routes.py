@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from wmcore._version import __version__
 from wmcore.service.access import Visitor
 from wmcore.service.body import JSON, contents_of, read_body
-from wmcore.service.desk import Desk, is_direct
+from wmcore.service.desk import Desk, is_for_here
 from wmcore.service.logs import fault, note_of
 from wmcore.service.panel import Answer
 from wmcore.service.refusals import Refused
@@ -78,12 +78,12 @@ async def health(request: Request) -> JSONResponse:
 async def metrics(request: Request) -> Response:
     """Counts for Prometheus."""
     setting = desk_of(request).settings.metrics
-    local = is_direct(request) and request.client is not None and is_local(request.client.host)
+    local = is_for_here(request) and request.client is not None and is_local(request.client.host)
     if setting == "off" or (setting == "local" and not local):
         raise Refused(
             403,
             "the counts are not for this address",
-            remedy="ask from the machine of the service, or let its operator set metrics",
+            remedy="ask for http://localhost on the machine of the service, or let its operator set metrics",
         )
     return Response(request.app.state.metrics.page(), media_type=METRICS_TYPE)
 

@@ -25,7 +25,7 @@ PACKAGES = {
 }
 """What is needed, and from which version on."""
 _READY_SECONDS = 120
-"""In which a worker that replaces another must be ready: in the 5 s of uvicorn it is not, and SIGHUP changes nothing."""
+"""In which a worker that replaces another must be ready: uvicorn takes 5 s, in which it is not, and keeps the old."""
 
 EXAMPLES = example(
     "wmcore serve -w watermark.json",

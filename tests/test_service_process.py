@@ -82,7 +82,7 @@ def test_texts_limits_load_and_a_graceful_stop(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 def test_several_workers_answer_and_count_together(tmp_path):
     files(tmp_path, watermark(1), watermark(2))
     with served(tmp_path, "-w", tmp_path, "--workers", 2) as (process, address, lines):
@@ -100,7 +100,7 @@ def test_several_workers_answer_and_count_together(tmp_path):
         (tmp_path / "b.json").unlink()
         watermark(3).save(tmp_path / "b.json")
         process.send_signal(signal.SIGHUP)  # new workers read the new key
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 200
         found = []
         while found[-20:] != [watermark(3).fingerprint] * 20:
             assert time.monotonic() < deadline

@@ -40,7 +40,7 @@ GENERATE = [
 SCAN = ["pyarrow>=17", "fsspec>=2024.6", "zstandard>=0.22,<1", "lxml>=6,<7"]
 SERVE = [
     "fastapi>=0.115,<1",
-    "uvicorn>=0.30,<1",
+    "uvicorn>=0.37,<1",
     "prometheus-client>=0.21,<1",
     "python-multipart>=0.0.20,<1",  # the page's form
 ]

@@ -5,17 +5,19 @@ import logging
 
 import pytest
 from commands import Letters
+from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from services import V, client, detect, letters_of, text_of, watermark
+from services import V, client, detect, files, letters_of, text_of, watermark
 
 from wmcore._version import __version__
 from wmcore.service import schema
 from wmcore.service.access import Tier, new_token
+from wmcore.service.app import create_app
 from wmcore.service.body import contents_of
 from wmcore.service.panel import Panel
 from wmcore.service.refusals import Refused
-from wmcore.service.settings import Limits
+from wmcore.service.settings import Limits, Settings
 
 JSON = {"Content-Type": "application/json"}
 NOISE = [(i * i + 7 * i) % V for i in range(60)]
@@ -348,3 +350,13 @@ def test_counts_for_prometheus(tmp_path):
 def test_counts_are_not_for_strangers(tmp_path, metrics):
     with client(tmp_path, metrics=metrics) as found:
         refusal(found.get("/metrics"), 403)  # the test client has no address of this machine
+
+
+def test_counts_are_for_this_machine_by_a_name_of_its_own(tmp_path):
+    (path,) = files(tmp_path, watermark())
+    with TestClient(create_app(Settings((path,))), client=("127.0.0.1", 5)) as found:
+        for host in ("localhost:8000", "[::1]"):
+            assert found.get("/metrics", headers={"Host": host}).status_code == 200
+        refusal(found.get("/metrics", headers={"Host": "evil.example"}), 403)
+        passed_on = {"Host": "localhost", "X-Forwarded-For": "127.0.0.1"}
+        refusal(found.get("/metrics", headers=passed_on), 403)

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from wmcore.service.refusals import Refused
+from wmcore.service.routes import Lines
 from wmcore.service.work import Queue
 
 
@@ -126,3 +127,24 @@ def test_an_error_of_a_step_comes_back_and_gives_the_turn_back():
 async def _forever(queue):
     async with queue.turn():
         await asyncio.sleep(60)
+
+
+def test_a_client_that_does_not_read_its_stream_gives_the_turn_back():
+    async def main():
+        queue = Queue(waiting=0, seconds=20)
+
+        async def lines():
+            async with queue.turn():
+                while True:
+                    yield "{}\n"
+
+        async def full(message):
+            if message["type"] == "http.response.body":
+                await asyncio.sleep(60)  # as a connection whose other end does not read
+
+        scope = {"type": "http", "asgi": {"spec_version": "2.4"}}
+        await asyncio.wait_for(Lines(lines(), 0.1)(scope, None, full), 10)
+        async with queue.turn():
+            return True
+
+    assert asyncio.run(main())

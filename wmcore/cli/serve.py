@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 _REMEDY = "run pip install 'wmcore-lm[serve]'"
 PACKAGES = {
     "fastapi": "0.115",
-    "uvicorn": "0.30",
+    "uvicorn": "0.37",
     "prometheus-client": "0.21",
     "python-multipart": "0.0.20",
 }
 """What is needed, and from which version on."""
+_READY_SECONDS = 120
+"""In which a worker that replaces another must be ready: uvicorn takes 5 s, in which it is not, and keeps the old."""
 
 EXAMPLES = example(
     "wmcore serve -w watermark.json",
@@ -194,6 +196,7 @@ def _run(settings: "Settings", listener: socket.socket, workers: int) -> None:
         "access_log": False,
         "server_header": False,
         "limit_concurrency": settings.limits.connections,
+        "timeout_worker_healthcheck": _READY_SECONDS,
         "timeout_graceful_shutdown": math.ceil(settings.limits.seconds) + 1,
     }
     if workers == 1:

@@ -40,8 +40,7 @@ async def read_body(request: Request, limits: Limits, media_type: str) -> bytes:
     stated = request.headers.get("content-length", "0")
     # uvicorn has checked that it is a number
     size = int(stated) if stated.isdigit() and len(stated) < 19 else 0
-    asks = "expect" in request.headers  # before it sends: it reads a refusal at once
-    if len(stated) > 18 or size > most + (0 if asks else _THROWN_AWAY):
+    if len(stated) > 18 or size > most + _THROWN_AWAY:
         raise _too_large(limits)
     parts, size = [], 0
     try:

@@ -62,7 +62,7 @@ class Desk:
         )
         note_of(request).tier = visitor.tier.name
         tier = visitor.tier
-        if self.settings.only_local and tier.open and not tier.coarse and not _for_here(request):
+        if self.settings.only_local and tier.open and not tier.coarse and not is_for_here(request):
             raise Refused(
                 403,
                 "full answers without a token are for users of this machine alone",
@@ -162,18 +162,15 @@ async def _stays(request: Request) -> None:
         raise Refused(400, "the client has gone", remedy="stay for the answer")
 
 
-def is_direct(request: Request) -> bool:
-    """Whether no proxy says that it passed the request on."""
-    return not any(name in request.headers for name in ("forwarded", "x-forwarded-for", "via"))
-
-
-def _for_here(request: Request) -> bool:
-    """Whether a request was sent to this machine by a name that is always its own."""
+def is_for_here(request: Request) -> bool:
+    """Whether a request was sent to this machine by a name that is always its own, and no proxy says that it passed it
+    on. A page of another site whose name was turned to 127.0.0.1 sends that name."""
     try:
         host = urlsplit(f"//{request.headers.get('host', '')}").hostname
     except ValueError:
         return False
-    return is_direct(request) and is_local(host)
+    passed_on = any(name in request.headers for name in ("forwarded", "x-forwarded-for", "via"))
+    return is_local(host) and not passed_on
 
 
 def _groups(texts: Sequence[Text], most: int) -> Iterator[list[Text]]:

@@ -1,7 +1,9 @@
 """The routes of the API."""
 
+import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import Any
 
 from starlette.requests import Request
@@ -11,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from wmcore._version import __version__
 from wmcore.service.access import Visitor
 from wmcore.service.body import JSON, contents_of, read_body
-from wmcore.service.desk import Desk, is_direct
+from wmcore.service.desk import Desk, is_for_here
 from wmcore.service.logs import fault, note_of
 from wmcore.service.panel import Answer
 from wmcore.service.refusals import Refused
@@ -41,7 +43,8 @@ async def detect_stream(request: Request) -> Response:
     visitor, contents = await _asked(desk, request)
     found = desk.each(request, visitor, contents, step_tokens=1)
     first = await anext(found)  # what is refused before that is an answer of its own
-    return _Lines(_lines(request, visitor, first, found), media_type=LINES)
+    seconds = 2 * desk.settings.limits.seconds + visitor.tier.answer_after
+    return Lines(_lines(request, visitor, first, found), seconds)
 
 
 async def info(request: Request) -> JSONResponse:
@@ -78,12 +81,12 @@ async def health(request: Request) -> JSONResponse:
 async def metrics(request: Request) -> Response:
     """Counts for Prometheus."""
     setting = desk_of(request).settings.metrics
-    local = is_direct(request) and request.client is not None and is_local(request.client.host)
+    local = is_for_here(request) and request.client is not None and is_local(request.client.host)
     if setting == "off" or (setting == "local" and not local):
         raise Refused(
             403,
             "the counts are not for this address",
-            remedy="ask from the machine of the service, or let its operator set metrics",
+            remedy="ask for http://localhost on the machine of the service, or let its operator set metrics",
         )
     return Response(request.app.state.metrics.page(), media_type=METRICS_TYPE)
 
@@ -133,7 +136,7 @@ def _frame(desk: Desk) -> dict[str, Any]:
 
 async def _lines(
     request: Request, visitor: Visitor, first: Answer, others: AsyncGenerator[Answer, None]
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str, None]:
     """The lines of a stream."""
     index = 0
     try:
@@ -153,11 +156,19 @@ def _line(told: dict[str, Any]) -> str:
     return json.dumps(told, ensure_ascii=False) + "\n"
 
 
-class _Lines(StreamingResponse):
-    """A stream whose generator is closed even if the client goes before its end."""
+class Lines(StreamingResponse):
+    """A stream whose generator, which has the turn, is closed even if the client goes before its end, or has not read
+    it after so many seconds."""
+
+    def __init__(self, lines: AsyncGenerator[str, None], seconds: float) -> None:
+        super().__init__(lines, media_type=LINES)
+        self._lines = lines
+        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            with suppress(TimeoutError):  # the connection is closed, as the answer has no end
+                async with asyncio.timeout(self._seconds):
+                    await super().__call__(scope, receive, send)
         finally:
-            await self.body_iterator.aclose()
+            await self._lines.aclose()

@@ -50,6 +50,7 @@ class Handler(BaseHTTPRequestHandler):
 def serving(writer=None, answer=None, drip=0.0):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads, server.drip = True, drip
+    server.handle_error = lambda *_: None  # a client that has gone
     server.writer, server.answer, server.seen, server.lock = writer, answer, [], threading.Lock()
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:

@@ -39,9 +39,9 @@ def _written():
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "mark.json")
         for one in marks:
-            one.save(path)
+            one.save(path, replace=True)
             files.append(Path(path).read_bytes())
-        mark("exp").save(path, key_from_env="WMCORE_FUZZ_SECRET")
+        mark("exp").save(path, key_from_env="WMCORE_FUZZ_SECRET", replace=True)
         files.append(Path(path).read_bytes())
     return files
 
@@ -55,7 +55,7 @@ def loads(path):
     with only_refusals(*SECRETS):
         made = Watermark.load(path)
         is_plain(repr(made), *SECRETS)
-        made.save(path)
+        made.save(path, replace=True)
         assert Watermark.load(path) == made
         if made.vocab_size * made.key_length <= 1 << 20:
             (found,) = Detector(made, threads=1).detect([TEXT], **OPTIONS)

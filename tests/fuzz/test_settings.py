@@ -48,7 +48,7 @@ def test_watermarks(scheme, changes, tmp_path_factory):
         made = Watermark.create(name, **options)
         is_stored_plain(made, options)
         path = tmp_path_factory.getbasetemp() / "made.json"
-        made.save(path)
+        made.save(path, replace=True)
         again = Watermark.load(path)
         assert (again.vocab_size, again.gap, again.key) == (made.vocab_size, made.gap, made.key)
         if made.vocab_size * made.key_length <= LARGEST_TABLE:

@@ -112,6 +112,7 @@ def test_kernels_import_no_framework():
             assert {module.split(".")[0] for module, _ in imports(name)} <= allowed, name
 
 
+@pytest.mark.slow
 def test_each_module_can_be_imported_first():
     """In a process of its own, forked from one that has only loaded what others wrote."""
     code = """

@@ -106,10 +106,19 @@ def test_a_broken_line_is_named(tmp_path, tokenizer):
         read_prompts("news", str(path), tokenizer, 4)
 
 
-@pytest.mark.parametrize("records", [[], [{"text": long_text(1, OPENING + STRETCH - 1)}]])
-def test_no_text_is_long_enough(tmp_path, tokenizer, records):
+@pytest.mark.parametrize(
+    ("records", "said"),
+    [
+        ([], "no documents in it"),
+        (
+            [{"text": long_text(1, OPENING + STRETCH - 1)}],
+            "it has no text of at least 230 tokens; give another",
+        ),
+    ],
+)
+def test_no_text_is_long_enough(tmp_path, tokenizer, records, said):
     as_lines(tmp_path / "news.jsonl", records)
-    with pytest.raises(WatermarkError, match="it has no text of at least 230 tokens; give another"):
+    with pytest.raises(WatermarkError, match=said):
         read_prompts("news", str(tmp_path / "news.jsonl"), tokenizer, 3)
 
 

@@ -474,6 +474,7 @@ def tables():
     sys.modules.pop("added", None)
 
 
+@pytest.mark.slow
 def test_a_module_adds_to_the_tables_of_every_process(tiny_model, tmp_path, monkeypatch, tables):
     (tmp_path / "added.py").write_text(ADDED, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)

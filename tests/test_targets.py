@@ -41,6 +41,7 @@ def results(**environment):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64"), reason="haswell is an x86-64 processor"
 )

@@ -218,6 +218,7 @@ def test_a_script_finds_the_rest_of_its_checkout(tmp_path):
     assert done.stdout == f"True {ours.__name__}\n{ours.__name__}\n", done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "said"),
     [

@@ -18,6 +18,7 @@ def command(capsys, *arguments) -> str:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_files_from_keygen_to_detect(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -122,6 +122,7 @@ def listed(wanted):
 # A run that was killed
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_process_that_works_on(everything):
     had, left = everything.left
     assert left == []
@@ -129,12 +130,14 @@ def test_a_killed_run_leaves_no_process_that_works_on(everything):
         assert len(had) >= 2
 
 
+@pytest.mark.slow
 def test_what_was_there_is_not_made_again(everything):
     after = stamps(everything.options.folder)
     assert AT_KILL <= len(everything.before) < len(after) / 2
     assert {path: after[path] for path in everything.before} == everything.before
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_what_another_would_have_found(everything, tmp_path):
     other = replace(everything.options, folder=tmp_path / "other").study()
     counts = {}
@@ -164,6 +167,7 @@ def available(everything, plan):
     return [p for p in plan.points if p.texts.attack in ("none", "mine:shorten")]
 
 
+@pytest.mark.slow
 def test_each_experiment_has_its_table_its_plot_and_its_rows(everything):
     assert [plan.name for plan in everything.plans] == list(EXPERIMENTS)
     for plan in everything.plans:
@@ -187,6 +191,7 @@ def test_each_experiment_has_its_table_its_plot_and_its_rows(everything):
         assert all(row["tokens"] <= (row["cut"] or 60) for row in rows)
 
 
+@pytest.mark.slow
 def test_texts_that_are_looked_at_without_a_test_are_rows_too(everything):
     (plan,) = (plan for plan in everything.plans if plan.name == "distortion")
     rows = read_rows(stem(everything, "distortion").with_suffix(".parquet"))
@@ -196,6 +201,7 @@ def test_texts_that_are_looked_at_without_a_test_are_rows_too(everything):
     assert all(row["nll"] > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_what_is_kept_as_json_can_be_read_anywhere(everything):
     found = sorted(everything.options.folder.glob("results/tiny/*/*.json"))
     assert [path.stem for path in found] == ["calibration", "cost", "distortion", "lengths"]
@@ -210,6 +216,7 @@ MISSING = {
 }
 
 
+@pytest.mark.slow
 def test_attacks_that_cannot_be_run_are_said_and_the_rest_is_there(everything):
     for name in ("paraphrase", "instructions"):
         table = stem(everything, name).with_suffix(".md").read_text(encoding="utf-8")
@@ -227,6 +234,7 @@ def test_attacks_that_cannot_be_run_are_said_and_the_rest_is_there(everything):
         assert "Not run" not in stem(everything, name).with_suffix(".md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_a_users_attack_did_its_work(everything):
     sets = TextSet("news", "exp", new_tokens=SIZE.new_tokens)
     written, shortened = (
@@ -237,6 +245,7 @@ def test_a_users_attack_did_its_work(everything):
         assert b.tokens.tolist() == a.tokens.tolist()
 
 
+@pytest.mark.slow
 def test_list_says_what_is_done(everything):
     first, last = everything.listed
     assert list(first) == list(last) == list(EXPERIMENTS)
@@ -252,6 +261,7 @@ def test_list_says_what_is_done(everything):
             assert (done, minutes) == ("100%", "0.0")
 
 
+@pytest.mark.slow
 def test_list_needs_no_prompts_and_outlives_a_broken_line_of_timings(everything, tmp_path):
     wanted = options(everything.options.model, {}, tmp_path)
     rows = listed(wanted)
@@ -263,6 +273,7 @@ def test_list_needs_no_prompts_and_outlives_a_broken_line_of_timings(everything,
     assert estimates.Speeds(study).test("exp") == 0.5
 
 
+@pytest.mark.slow
 def test_a_second_plot_needs_no_model_and_is_the_same(everything, monkeypatch):
     found = sorted(stem(everything, "substitution").parent.glob("substitution.*"))
     assert len(found) == 4
@@ -277,6 +288,7 @@ def test_a_second_plot_needs_no_model_and_is_the_same(everything, monkeypatch):
 # Statistics
 
 
+@pytest.mark.slow
 def test_p_of_people_is_uniform_under_every_test(everything):
     """Dvoretzky, Kiefer, Wolfowitz; Massart: farther than this once in 10,000 times. Ties put p up, never down."""
     rows = read_rows(stem(everything, "lengths").with_suffix(".parquet"))

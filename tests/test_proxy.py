@@ -251,6 +251,7 @@ def test_mistakes_of_the_command(wm, named, exp_mark):
     one_line(wm(*DETECT, "--score", "default.json"), "or detect --proxy, such as 'smollm2'")
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_packaged_model_reads_a_text():
     mark = Watermark.create("exp", vocab_size=49_152, tokenizer="smollm2")

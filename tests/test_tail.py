@@ -54,7 +54,7 @@ def test_bound_is_above_the_null(scheme):
 
 
 @pytest.mark.parametrize("scheme", ["its", "its-edit"])
-@pytest.mark.parametrize("block_length", [None, 5])
+@pytest.mark.parametrize("block_length", [None, pytest.param(5, marks=pytest.mark.slow)])
 def test_bound_of_known_etas_is_above_the_null(scheme, block_length):
     """P(G <= a) <= a at 1e-1 .. 1e-3 over 20,000 rows of uniforms, one permutation: to 4 standard errors."""
     mark = watermark(scheme, key_length=20, block_length=block_length)
